@@ -1,0 +1,252 @@
+//! Status and commands. `GET /status` answers [`Status`], `POST /command` takes a [`Command`] and answers [`Answer`],
+//! `GET /events?after=N` answers a list of [`Event`]; all on [`crate::paths::CLUSTER_SOCKET`].
+
+use alloc::{string::String, vec::Vec};
+use base::{ByteCount, Epoch};
+use core::net::{IpAddr, SocketAddr};
+use serde::{Deserialize, Serialize};
+
+use crate::service::ServiceStatus;
+
+/// Everything the console shows; its JSON form is part of the demo contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node that answers.
+    pub node: String,
+    /// The cluster, or `None` while the node is in none.
+    pub cluster: Option<ClusterStatus>,
+    /// Every volume.
+    pub volumes: Vec<VolumeStatus>,
+    /// Every target.
+    pub targets: Vec<TargetStatus>,
+    /// This node's services; filled in by the web process, which asks the supervisor.
+    #[serde(default)]
+    pub services: Vec<ServiceStatus>,
+    /// What an administrator should look at: one sentence each.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// The cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Its id, hex.
+    pub id: String,
+    /// Generation (S14); 1 for a cluster that was never forced.
+    pub generation: u64,
+    /// Name of the Raft leader, if known.
+    pub leader: Option<String>,
+    /// A majority of the voters hears this node.
+    pub quorum: bool,
+    /// Everyone.
+    pub members: Vec<MemberStatus>,
+    /// Where initiators connect.
+    pub portal: Option<SocketAddr>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// `data` or `witness`.
+    pub role: crate::settings::Role,
+    /// Heard from within the dead time.
+    pub online: bool,
+    /// Its address.
+    pub address: IpAddr,
+    /// It serves at least one volume.
+    pub serving: bool,
+    /// Free space for volumes.
+    pub free: ByteCount,
+    /// All space for volumes.
+    pub capacity: ByteCount,
+}
+
+/// One volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: ByteCount,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Name of its primary.
+    pub primary: Option<String>,
+    /// Names of the nodes in sync.
+    pub in_sync: Vec<String>,
+    /// Names of all nodes with a copy.
+    pub replicas: Vec<String>,
+    /// In one word.
+    pub state: VolumeState,
+    /// A resync under way.
+    pub resync: Option<ResyncStatus>,
+    /// A verify under way.
+    pub verify: Option<VerifyStatus>,
+    /// Bytes moved by resyncs since the primary's storage process started.
+    pub resynced_total: ByteCount,
+    /// Bytes that a peer may lack.
+    pub dirty: ByteCount,
+}
+
+/// State of a volume in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Served, every replica in sync.
+    Healthy,
+    /// Served, a replica missing.
+    Degraded,
+    /// Served, a replica being brought up to date.
+    Resyncing,
+    /// Not served for the moment: no majority, a promotion under way, no in-sync copy (S13).
+    Suspended,
+    /// Not served and nobody tries.
+    Offline,
+}
+
+/// A resync.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncStatus {
+    /// Where the data comes from.
+    pub source: String,
+    /// Where it goes.
+    pub target: String,
+    /// 0 to 100.
+    pub percent: u32,
+    /// Bytes still to move.
+    pub bytes_left: ByteCount,
+    /// Recent rate.
+    pub bytes_per_s: u64,
+    /// Seconds left at that rate; `None` while unknown.
+    pub eta_s: Option<u64>,
+}
+
+/// A verify.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyStatus {
+    /// 0 to 100.
+    pub percent: u32,
+    /// Differing blocks found.
+    pub mismatches: u64,
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// iSCSI qualified name.
+    pub iqn: String,
+    /// Its LUNs.
+    pub luns: Vec<LunStatus>,
+}
+
+/// One LUN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LunStatus {
+    /// Its number.
+    pub lun: u16,
+    /// The volume behind it.
+    pub volume: String,
+}
+
+/// What can be asked of the cluster manager.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Make this node the first member of a new cluster.
+    CreateCluster {
+        /// Where initiators will connect.
+        portal: SocketAddr,
+    },
+    /// Let one node pair with this one: answers [`Answer::PairingCode`]. Ends after 10 minutes or 5 wrong codes.
+    OfferPairing,
+    /// Pair with the node at `address`, which offers `code`, and add it to this node's cluster.
+    Pair {
+        /// Its cluster port.
+        address: SocketAddr,
+        /// The code that it shows.
+        code: String,
+    },
+    /// Create a volume on every data node.
+    CreateVolume {
+        /// 1 to 63 letters, digits and hyphens.
+        name: String,
+        /// A multiple of 4096 bytes.
+        size: ByteCount,
+    },
+    /// Delete a volume that no target uses. The data is lost.
+    DeleteVolume {
+        /// Its name.
+        name: String,
+    },
+    /// Create a target.
+    CreateTarget {
+        /// iSCSI qualified name (`iqn.` or `eui.` form).
+        iqn: String,
+    },
+    /// Delete a target.
+    DeleteTarget {
+        /// Its name.
+        iqn: String,
+    },
+    /// Show a volume as a LUN.
+    MapLun {
+        /// The target.
+        iqn: String,
+        /// 0 to 16383.
+        lun: u16,
+        /// The volume.
+        volume: String,
+    },
+    /// Take a LUN away.
+    UnmapLun {
+        /// The target.
+        iqn: String,
+        /// The LUN.
+        lun: u16,
+    },
+    /// Move the service of a volume to the other in-sync node, cleanly. Answers when it is committed.
+    HandOver {
+        /// The volume.
+        volume: String,
+        /// To whom; `None`: to whichever peer is in sync.
+        #[serde(default)]
+        to: Option<String>,
+    },
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// Done and committed.
+    Done,
+    /// Show this to whoever sits at the other node.
+    PairingCode {
+        /// Digits and hyphens.
+        code: String,
+        /// Seconds that it is good for.
+        valid_s: u64,
+    },
+    /// Not done.
+    Failed {
+        /// A word for programs: `not_found`, `exists`, `invalid`, `unavailable`, `refused`, `in_use`, `timed_out`.
+        kind: String,
+        /// A sentence for people, naming the thing.
+        message: String,
+    },
+}
+
+/// Something that happened, for the event list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts this node's events, from 1.
+    pub number: u64,
+    /// Seconds since the Unix epoch.
+    pub at: u64,
+    /// `info`, `warning` or `error`.
+    pub severity: String,
+    /// A sentence.
+    pub text: String,
+}

@@ -1,0 +1,178 @@
+//! Storage link: one JSON object a line, over the unix socket [`crate::paths::LINK_SOCKET`]. The cluster manager
+//! listens, the storage process dials and sends [`ToCluster::Hello`] first. Either side that loses the link dials or
+//! accepts anew; nothing is assumed to have arrived. While the link is down storage serves until its lease ends.
+
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use base::{ByteCount, ClusterId, Epoch, InstanceId, Monotonic, NodeId, Proposal, VolumeConfig, VolumeId};
+use core::net::SocketAddr;
+use serde::{Deserialize, Serialize};
+
+use crate::settings::Timing;
+
+/// From the cluster manager to storage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToStorage {
+    /// The committed state, whole, sent after `Hello` and after every commit that changes it.
+    State(Box<CommittedState>),
+    /// A lease that a majority granted (S5).
+    Lease(Lease),
+    /// Someone asked for a clean hand-over of `volume` to `to` (whose storage process is `instance`).
+    HandOver {
+        /// Which volume; must be served here.
+        volume: VolumeId,
+        /// The successor.
+        to: NodeId,
+        /// The successor's storage process, as it last told.
+        instance: InstanceId,
+    },
+    /// The proposal was refused for a reason other than the epoch; it will not be applied.
+    Refused {
+        /// Its number.
+        number: u64,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// End: hand over what is served (if a peer can take it), flush, close, and exit.
+    Stop,
+}
+
+use alloc::boxed::Box;
+
+/// What storage needs of the committed cluster state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedState {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// Everyone, with addresses.
+    pub members: Vec<Member>,
+    /// Every volume that has a replica here.
+    pub volumes: Vec<Volume>,
+    /// Every target.
+    pub targets: Vec<Target>,
+    /// Where initiators connect; bound by the node that serves.
+    pub portal: Option<SocketAddr>,
+    /// Time-outs.
+    pub timing: Timing,
+}
+
+/// A member of the cluster as its peers need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Data node (otherwise a witness).
+    pub data: bool,
+    /// Cluster port.
+    pub cluster_address: SocketAddr,
+    /// Replication port.
+    pub replication_address: SocketAddr,
+    /// SHA-256 of its certificate (DER), hex: the only certificate accepted from it.
+    pub certificate_sha256: String,
+}
+
+/// One volume: name and committed configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// What is committed.
+    pub config: VolumeConfig,
+}
+
+/// One iSCSI target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// iSCSI qualified name.
+    pub iqn: String,
+    /// LUN → volume.
+    pub luns: BTreeMap<u16, VolumeId>,
+}
+
+/// Leases of this node's volumes. `sent_at` and the storage process's clock are the same `CLOCK_BOOTTIME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// When the oldest request of the granting majority was sent. The lease ends at `sent_at + timing.lease`.
+    pub sent_at: Monotonic,
+    /// The storage process that it is for.
+    pub instance: InstanceId,
+    /// Volumes granted by a majority.
+    pub volumes: Vec<VolumeId>,
+}
+
+/// From storage to the cluster manager.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToCluster {
+    /// First on every connection.
+    Hello {
+        /// This start of the storage process.
+        instance: InstanceId,
+        /// Its process id, for log lines.
+        pid: u32,
+    },
+    /// A proposal; sent again (same id) until a higher epoch is seen or it is refused.
+    Propose(Proposal),
+    /// Sent on change and every `renew`.
+    Report(Report),
+    /// The hand-over can't be done, and why.
+    HandOverFailed {
+        /// Which volume.
+        volume: VolumeId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What storage knows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// This start of the storage process.
+    pub instance: InstanceId,
+    /// Space for new volumes, all disks.
+    pub free: ByteCount,
+    /// All space, all disks.
+    pub capacity: ByteCount,
+    /// Per volume.
+    pub volumes: Vec<VolumeReport>,
+    /// Sessions of initiators, all targets.
+    pub initiators: Vec<String>,
+    /// What an administrator must know, e.g. a refused disk: one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// One replica, seen from its own node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeReport {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// The epoch that the replica acts in.
+    pub epoch: Epoch,
+    /// The copy can be used: labelled, opened, not marked inconsistent.
+    pub usable: bool,
+    /// Serving initiators now.
+    pub serving: bool,
+    /// Bytes that the peer may lack (on the primary).
+    pub dirty: ByteCount,
+    /// A resync that runs from here.
+    pub resync: Option<ResyncReport>,
+    /// Bytes that resyncs have moved since the process started.
+    pub resynced_total: ByteCount,
+}
+
+/// A resync, seen from its source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncReport {
+    /// Who is being brought up to date.
+    pub target: NodeId,
+    /// Bytes to move when it began.
+    pub total: ByteCount,
+    /// Bytes still to move.
+    pub left: ByteCount,
+    /// Recent rate.
+    pub bytes_per_s: u64,
+}

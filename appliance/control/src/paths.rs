@@ -1,0 +1,24 @@
+//! Where everything stands below a node's directory (`DIR/a` in the demo, `/var/lib/futago` in the image).
+
+/// Machine settings, written by set-up, read by every service at start.
+pub const SETTINGS: &str = "settings.json";
+/// Node id, private key and certificate.
+pub const IDENTITY_DIR: &str = "identity";
+/// Raft log and vote (redb).
+pub const RAFT_DB: &str = "raft.redb";
+/// Password hash, session secret, web certificate.
+pub const WEB_DIR: &str = "web";
+/// Sockets and pid files; empty after a reboot.
+pub const RUN_DIR: &str = "run";
+/// Cluster manager's control socket: [`crate::api`] over HTTP/JSON.
+pub const CLUSTER_SOCKET: &str = "run/cluster.sock";
+/// Storage link: [`crate::link`], JSON lines. The cluster manager listens, storage dials.
+pub const LINK_SOCKET: &str = "run/link.sock";
+/// The web process's REST router without TLS and login, for `futago ctl --dir` (file permissions guard it).
+pub const WEB_SOCKET: &str = "run/web.sock";
+/// Supervisor's control socket: [`crate::service`] over HTTP/JSON.
+pub const SUPERVISOR_SOCKET: &str = "run/supervisor.sock";
+/// Supervisor's process id.
+pub const SUPERVISOR_PID: &str = "run/supervisor.pid";
+/// One log file per service below it, e.g. `log/storage.log`.
+pub const LOG_DIR: &str = "log";

@@ -1,0 +1,239 @@
+//! Machine settings: schema and validation.
+
+use alloc::{format, string::String, vec::Vec};
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use serde::{Deserialize, Serialize};
+
+/// What one node must know before it can talk to anyone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Version of this schema; 1.
+    pub version: u32,
+    /// Host name, also the node's name in the console: 1 to 63 letters, digits and hyphens.
+    pub name: String,
+    /// Data node or witness.
+    pub role: Role,
+    /// Address that the node's own services bind and that its peers reach.
+    pub address: IpAddr,
+    /// Ports of this node's services.
+    #[serde(default)]
+    pub ports: Ports,
+    /// The interface that carries the floating address; `None` where any local address can be bound (the demo).
+    #[serde(default)]
+    pub portal_interface: Option<String>,
+    /// Prefix length used when the floating address is added to `portal_interface`.
+    #[serde(default = "default_prefix")]
+    pub portal_prefix_len: u8,
+    /// Data disks: block devices or preallocated files. Empty on a witness.
+    #[serde(default)]
+    pub disks: Vec<String>,
+    /// Every time-out of the cluster is multiplied by this percentage (slow, emulated machines). The same on all
+    /// nodes; the safety rules hold for any value.
+    #[serde(default = "default_scale")]
+    pub time_scale_percent: u32,
+    /// Run the web console.
+    #[serde(default = "default_true")]
+    pub web: bool,
+}
+
+/// What a node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Holds copies and serves.
+    Data,
+    /// Votes only.
+    Witness,
+}
+
+/// TCP ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ports {
+    /// Cluster messages and pairing.
+    pub cluster: u16,
+    /// Replication.
+    pub replication: u16,
+    /// Web console and REST.
+    pub web: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { cluster: 7780, replication: 7788, web: 443 }
+    }
+}
+
+fn default_prefix() -> u8 {
+    24
+}
+fn default_scale() -> u32 {
+    100
+}
+fn default_true() -> bool {
+    true
+}
+
+/// A setting that can't be used: which, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsError {
+    /// The setting's name as it stands in the file.
+    pub setting: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl core::fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "setting {}: {}", self.setting, self.reason)
+    }
+}
+
+impl core::error::Error for SettingsError {}
+
+/// Whether `name` can be a node's or volume's name: 1 to 63 of `a-z A-Z 0-9 -`, no hyphen at either end.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+impl Settings {
+    /// Checks every setting; the first fault is returned.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let fault = |setting, reason| Err(SettingsError { setting, reason });
+        if self.version != 1 {
+            return fault("version", format!("{} is unknown; this build reads 1", self.version));
+        }
+        if !is_name(&self.name) {
+            return fault("name", format!("{:?} is not 1 to 63 letters, digits and hyphens", self.name));
+        }
+        if self.address.is_unspecified() || self.address.is_multicast() {
+            return fault("address", format!("{} is no address that peers can reach", self.address));
+        }
+        if !(10..=2000).contains(&self.time_scale_percent) {
+            return fault("time_scale_percent", format!("{} is not 10 to 2000", self.time_scale_percent));
+        }
+        if self.role == Role::Data && self.disks.is_empty() {
+            return fault("disks", "a data node needs at least one".into());
+        }
+        if self.role == Role::Witness && !self.disks.is_empty() {
+            return fault("disks", "a witness holds no data".into());
+        }
+        let widest = if self.address.is_ipv4() { 32 } else { 128 };
+        if self.portal_prefix_len > widest {
+            return fault("portal_prefix_len", format!("{} is over {widest}", self.portal_prefix_len));
+        }
+        Ok(())
+    }
+
+    /// The cluster's time-outs at this node's scale.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        Timing::at_scale(self.time_scale_percent)
+    }
+
+    /// Where peers reach this node's cluster port.
+    #[must_use]
+    pub fn cluster_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.ports.cluster)
+    }
+
+    /// Where peers reach this node's replication port.
+    #[must_use]
+    pub fn replication_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.ports.replication)
+    }
+}
+
+/// Time-outs of the cluster. All scale together; correctness depends on none but lease < lease wait (S5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// How long a granted lease lasts, from the sending of its request.
+    pub lease: Duration,
+    /// Added to `lease` before a new primary serves: bound on clock drift over one lease (S5).
+    pub drift: Duration,
+    /// How often a primary asks for its lease again, and every node tells the others that it lives.
+    pub renew: Duration,
+    /// Silence after which a node counts as dead for promotion.
+    pub dead: Duration,
+    /// Silence of a replication peer with a request outstanding, after which the primary shrinks (S2).
+    pub peer: Duration,
+    /// Raft heartbeat interval.
+    pub raft_heartbeat: Duration,
+    /// Raft election time-out, least.
+    pub raft_election_min: Duration,
+    /// Raft election time-out, most.
+    pub raft_election_max: Duration,
+}
+
+impl Timing {
+    /// The time-outs at `percent` of their normal length.
+    #[must_use]
+    pub fn at_scale(percent: u32) -> Self {
+        let ms = |ms: u64| Duration::from_millis((ms * u64::from(percent) / 100).max(1));
+        Self {
+            lease: ms(1500),
+            drift: ms(75),
+            renew: ms(300),
+            dead: ms(1000),
+            peer: ms(1000),
+            raft_heartbeat: ms(150),
+            raft_election_min: ms(500),
+            raft_election_max: ms(1000),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::{string::ToString, vec};
+
+    fn sample() -> Settings {
+        Settings {
+            version: 1,
+            name: "a".into(),
+            role: Role::Data,
+            address: "127.0.0.11".parse().unwrap(),
+            ports: Ports::default(),
+            portal_interface: None,
+            portal_prefix_len: 24,
+            disks: vec!["disk0.img".into()],
+            time_scale_percent: 100,
+            web: true,
+        }
+    }
+
+    #[test]
+    fn faults_name_the_setting() {
+        assert_eq!(sample().validate(), Ok(()));
+        let cases: [(&str, fn(&mut Settings)); 6] = [
+            ("version", |s| s.version = 2),
+            ("name", |s| s.name = "-x".into()),
+            ("address", |s| s.address = "0.0.0.0".parse().unwrap()),
+            ("time_scale_percent", |s| s.time_scale_percent = 0),
+            ("disks", |s| s.disks.clear()),
+            ("disks", |s| s.role = Role::Witness),
+        ];
+        for (setting, spoil) in cases {
+            let mut settings = sample();
+            spoil(&mut settings);
+            let error = settings.validate().unwrap_err();
+            assert_eq!(error.setting, setting);
+            assert!(error.to_string().starts_with("setting "));
+        }
+    }
+
+    #[test]
+    fn a_lease_is_shorter_than_the_wait_for_it() {
+        for percent in [10, 100, 2000] {
+            let timing = Timing::at_scale(percent);
+            assert!(timing.drift > Duration::ZERO && timing.renew * 3 <= timing.lease);
+        }
+    }
+}
