@@ -1,0 +1,351 @@
+//! Mutual TLS 1.3 with pinned certificates. docs/wire.md, "TLS and framing".
+//!
+//! Invariants
+//! - TLS 1.3 alone; both sides present a certificate and prove that they hold its key.
+//! - A peer is the node whose pin its certificate has, and nobody else: [`Endpoint::connect`] expects one node,
+//!   [`Endpoint::accept`] takes any whose pin is in the present set. No chain, name or date is looked at.
+//! - No session is resumed, as a resumed one would skip the look at the pins.
+//! - The protocol is agreed by ALPN: a stream is never read as something else than its sender meant.
+//!
+//! In TLS 1.3 the dialling side is done before the accepting side has judged its certificate: a refusal shows up there
+//! as an error of the first read.
+
+use crate::identity::{Identity, Pin};
+use base::NodeId;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::SingleCertAndKey;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
+    Error as RustlsError, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// A TLS connection, whichever side opened it.
+pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
+
+/// What is spoken on a connection (its ALPN name).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Cluster messages.
+    Cluster,
+    /// Replication.
+    Replication,
+}
+
+impl Protocol {
+    fn alpn(self) -> Vec<u8> {
+        match self {
+            Self::Cluster => b"futago-cluster/1".to_vec(),
+            Self::Replication => b"futago-replication/1".to_vec(),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// No TCP connection, or it broke during the handshake.
+    #[error("connection with {peer}")]
+    Io {
+        /// The other end.
+        peer: SocketAddr,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Not done in time.
+    #[error("connection with {peer}: no answer for {} ms", after.as_millis())]
+    TimedOut {
+        /// The other end.
+        peer: SocketAddr,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The other end's certificate is not one that is pinned, or the other end does not accept ours.
+    #[error("connection with {peer}: {reason}")]
+    Refused {
+        /// The other end.
+        peer: SocketAddr,
+        /// Who refused what.
+        reason: &'static str,
+    },
+    /// The configuration can't be built (a fault of the TLS library's set-up).
+    #[error("TLS set-up: {0}")]
+    SetUp(#[source] RustlsError),
+}
+
+/// Judges a peer's certificate by its pin alone, and its handshake signature properly.
+#[derive(Debug)]
+struct PinVerifier {
+    pins: Pins,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+enum Pins {
+    One(Pin),
+    AnyOf(PeerSet),
+}
+
+type PeerSet = Arc<RwLock<BTreeMap<Pin, NodeId>>>;
+
+impl PinVerifier {
+    fn judge(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+    ) -> Result<(), RustlsError> {
+        let pin = Pin::of(certificate);
+        let known = match &self.pins {
+            Pins::One(expected) => *expected == pin,
+            Pins::AnyOf(peers) => peers.read().unwrap_or_else(PoisonError::into_inner).contains_key(&pin),
+        };
+        if known && others.is_empty() {
+            Ok(())
+        } else {
+            Err(RustlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        }
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+}
+
+fn no_tls12() -> RustlsError {
+    RustlsError::General("TLS 1.2 is not spoken here".into())
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, RustlsError> {
+        self.judge(certificate, intermediates).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for PinVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, RustlsError> {
+        self.judge(certificate, intermediates).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// One node's end of all connections of one protocol: its identity and whom it lets in. Cheap to clone.
+#[derive(Clone)]
+pub struct Endpoint {
+    identity: Identity,
+    protocol: Protocol,
+    provider: Arc<CryptoProvider>,
+    peers: PeerSet,
+    acceptor: TlsAcceptor,
+    time_out: Duration,
+}
+
+impl Endpoint {
+    /// An end that lets nobody in yet. A handshake, dialling included, may take `time_out`; so long may the peer also
+    /// leave sent bytes unconfirmed before the connection breaks (TCP_USER_TIMEOUT).
+    ///
+    /// # Errors
+    /// [`TlsError::SetUp`].
+    pub fn new(identity: Identity, protocol: Protocol, time_out: Duration) -> Result<Self, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let peers = PeerSet::default();
+        let verifier = PinVerifier {
+            pins: Pins::AnyOf(peers.clone()),
+            algorithms: provider.signature_verification_algorithms,
+        };
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError::SetUp)?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified_key.clone())));
+        server.alpn_protocols = vec![protocol.alpn()];
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        Ok(Self { identity, protocol, provider, peers, acceptor, time_out })
+    }
+
+    /// Whose end this is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Lets in these nodes and no other from now on. Connections that are open stay open.
+    pub fn set_peers(&self, peers: BTreeMap<Pin, NodeId>) {
+        *self.peers.write().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
+    /// Dials `address` and goes on only if the node there has the certificate `pin`.
+    ///
+    /// # Errors
+    /// [`TlsError`]; names the address.
+    pub async fn connect(&self, address: SocketAddr, pin: Pin) -> Result<TlsStream, TlsError> {
+        let connector = self.connector(pin)?;
+        let dial = async {
+            let stream = TcpStream::connect(address).await?;
+            tune(&stream, self.time_out)?;
+            // The name is not looked at (pins are), but the library wants one.
+            connector.connect(ServerName::IpAddress(address.ip().into()), stream).await
+        };
+        match timeout(self.time_out, dial).await {
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol().is_some() => Ok(stream.into()),
+            Ok(Ok(_)) => Err(TlsError::Refused { peer: address, reason: "it speaks another protocol" }),
+            Ok(Err(error)) => Err(classify(address, error)),
+            Err(_) => Err(TlsError::TimedOut { peer: address, after: self.time_out }),
+        }
+    }
+
+    /// Does the accepting half of the handshake; answers who dialled.
+    ///
+    /// # Errors
+    /// [`TlsError`]; names the address. The stream is closed.
+    pub async fn accept(&self, stream: TcpStream) -> Result<(TlsStream, NodeId), TlsError> {
+        let io_error = |source| TlsError::Io { peer: SocketAddr::from(([0, 0, 0, 0], 0)), source };
+        let peer = stream.peer_addr().map_err(io_error)?;
+        tune(&stream, self.time_out).map_err(|source| TlsError::Io { peer, source })?;
+        let stream = match timeout(self.time_out, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(classify(peer, error)),
+            Err(_) => return Err(TlsError::TimedOut { peer, after: self.time_out }),
+        };
+        let session = stream.get_ref().1;
+        if session.alpn_protocol().is_none() {
+            return Err(TlsError::Refused { peer, reason: "it speaks another protocol" });
+        }
+        let pin = session.peer_certificates().and_then(<[_]>::first).map(Pin::of);
+        // Looked up anew: the node may have been removed while the handshake ran.
+        let node =
+            pin.and_then(|pin| self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&pin).copied());
+        match node {
+            Some(node) => Ok((stream.into(), node)),
+            None => Err(TlsError::Refused { peer, reason: "its certificate is not that of a member" }),
+        }
+    }
+
+    fn connector(&self, pin: Pin) -> Result<TlsConnector, TlsError> {
+        let verifier =
+            PinVerifier { pins: Pins::One(pin), algorithms: self.provider.signature_verification_algorithms };
+        let mut client = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError::SetUp)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.identity.certified_key.clone())));
+        client.alpn_protocols = vec![self.protocol.alpn()];
+        client.resumption = rustls::client::Resumption::disabled();
+        client.enable_sni = false;
+        Ok(TlsConnector::from(Arc::new(client)))
+    }
+}
+
+/// No delay, keepalive, and an end to silence on unconfirmed bytes.
+fn tune(stream: &TcpStream, time_out: Duration) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    // Keepalive counts in whole seconds.
+    let idle = Duration::from_secs(time_out.as_secs().max(1));
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, idle)?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(time_out.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
+/// Tells a refusal of a certificate from a broken connection.
+fn classify(peer: SocketAddr, error: io::Error) -> TlsError {
+    let refused = |reason| TlsError::Refused { peer, reason };
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<RustlsError>()) {
+        Some(RustlsError::InvalidCertificate(_)) => refused("its certificate is not the one that is pinned"),
+        Some(RustlsError::NoCertificatesPresented) => refused("it presents no certificate"),
+        Some(RustlsError::AlertReceived(AlertDescription::NoApplicationProtocol))
+        | Some(RustlsError::NoApplicationProtocol) => refused("it speaks another protocol"),
+        Some(RustlsError::AlertReceived(
+            AlertDescription::AccessDenied
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA,
+        )) => refused("it does not accept our certificate"),
+        Some(_) | None => TlsError::Io { peer, source: error },
+    }
+}
+
+/// Whether a read failed because the peer does not accept our certificate (see the module's note on TLS 1.3).
+#[must_use]
+pub fn is_refusal(peer: SocketAddr, error: io::Error) -> bool {
+    matches!(classify(peer, error), TlsError::Refused { .. })
+}
