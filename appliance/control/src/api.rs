@@ -88,6 +88,8 @@ pub struct VolumeStatus {
     pub resynced_total: ByteCount,
     /// Bytes that a peer may lack.
     pub dirty: ByteCount,
+    /// Bytes that the activity log's extents cover at most: what a resync may move beside dirty blocks.
+    pub logged: ByteCount,
 }
 
 /// State of a volume in one word.

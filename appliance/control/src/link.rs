@@ -2,7 +2,7 @@
 //! listens, the storage process dials and sends [`ToCluster::Hello`] first. Either side that loses the link dials or
 //! accepts anew; nothing is assumed to have arrived. While the link is down storage serves until its lease ends.
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
 use base::{ByteCount, ClusterId, Epoch, InstanceId, Monotonic, NodeId, Proposal, VolumeConfig, VolumeId};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,6 @@ pub enum ToStorage {
     Stop,
 }
 
-use alloc::boxed::Box;
 
 /// What storage needs of the committed cluster state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +161,8 @@ pub struct VolumeReport {
     pub resync: Option<ResyncReport>,
     /// Bytes that resyncs have moved since the process started.
     pub resynced_total: ByteCount,
+    /// Bytes that the activity log's extents cover at most: what a resync may move beside dirty blocks (S7).
+    pub logged: ByteCount,
 }
 
 /// A resync, seen from its source.
