@@ -1,4 +1,36 @@
+//! The cluster's decisions, without its messages: what the voters agree on, who may serve, and who steps in.
+//!
+//! - [`ClusterState`]: what the Raft log adds up to. [`ClusterState::apply`] is a function of the state and the
+//!   [`Command`] alone, so that every voter reaches the same state; it is where "who may propose what" is enforced
+//!   (S2, S3, S8, S21, S22).
+//! - [`lease`]: the right to serve (S5): the voter's side, the asker's side, and the storage process's guard.
+//! - [`liveness`]: who is heard, and who hears.
+//! - [`promotion`]: when this node proposes itself as primary (S3, S6), and what a hand-over request means.
+//!
+//! Flow: storage and console ask → the manager proposes a [`Command`] → Raft commits → `apply` on every voter →
+//! [`Outcome`] to whoever asked, the new state to every storage process. Beside it, every `renew`, each node sends a
+//! [`lease::LeaseRequest`] to every member, itself included; answers become a [`control::link::Lease`].
+//!
+//! Invariants
+//! - No clock, no randomness, no I/O: time, identifiers and messages come in from outside.
+//! - [`ClusterState::validate`] holds after every `apply`; a refused command changes nothing but the record of the
+//!   proposal's number (S21).
+//! - Nothing here lets a node serve: only [`lease::Guard`] and [`lease::WaitForOldLease`], asked by the storage
+//!   process on every command, do.
 #![no_std]
 #![forbid(unsafe_code)]
-//! (docs follow)
+
 extern crate alloc;
+
+mod apply;
+mod command;
+pub mod lease;
+pub mod liveness;
+pub mod promotion;
+mod state;
+mod volume;
+mod voters;
+
+pub use command::{Command, Note, Outcome, Refusal, RefusalKind, Severity};
+pub use state::{ClusterIdentity, ClusterState, LastNumber, STATE_VERSION, StateError, VolumeEntry};
+pub use voters::Voters;

@@ -1,0 +1,283 @@
+//! Applying a committed command: members, volumes and targets come and go.
+
+use crate::command::{Command, Outcome, Refusal, RefusalKind, Severity};
+use crate::state::{ClusterIdentity, ClusterState, SIZE_UNIT_BYTES, VolumeEntry};
+use alloc::{collections::BTreeMap, format, string::String};
+use base::{ByteCount, ClusterId, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig, VolumeId};
+use control::link::{Member, Target};
+use control::settings::is_name;
+use core::net::SocketAddr;
+
+type Applied = Result<Outcome, Refusal>;
+
+/// Most data nodes of a cluster.
+const MAX_DATA_NODES: usize = 3;
+/// Longest iSCSI name, RFC 7143 §4.2.7.1.
+const MAX_ISCSI_NAME_BYTES: usize = 223;
+/// Highest LUN of the flat space addressing method, SAM-5 §4.7.6.
+const MAX_LUN: u16 = 16383;
+
+impl ClusterState {
+    /// Applies one committed command. The same commands in the same order make the same state on every node.
+    pub fn apply(&mut self, command: &Command) -> Outcome {
+        let applied = match command {
+            Command::CreateCluster { id, portal, first } => self.create_cluster(*id, *portal, first),
+            Command::AddMember(member) => self.add_member(member),
+            Command::RemoveMember { node } => self.remove_member(*node),
+            Command::CreateVolume { id, name, size, write_back } => {
+                self.create_volume(*id, name, *size, *write_back)
+            }
+            Command::DeleteVolume { name } => self.delete_volume(name),
+            Command::Propose(proposal) => Ok(self.propose(proposal)),
+            Command::CreateTarget { iqn } => self.create_target(iqn),
+            Command::DeleteTarget { iqn } => self.delete_target(iqn),
+            Command::MapLun { iqn, lun, volume } => self.map_lun(iqn, *lun, volume),
+            Command::UnmapLun { iqn, lun } => self.unmap_lun(iqn, *lun),
+        };
+        applied.unwrap_or_else(Outcome::Refused)
+    }
+
+    /// The state as it will be if everything in this node's log commits: `self` is what is applied, `uncommitted` the
+    /// commands after that, in log order. What [`crate::lease::Voter`] judges by (S5).
+    #[must_use]
+    pub fn with_uncommitted<'a>(&self, uncommitted: impl IntoIterator<Item = &'a Command>) -> Self {
+        let mut state = self.clone();
+        for command in uncommitted {
+            state.apply(command);
+        }
+        state
+    }
+
+    fn create_cluster(&mut self, id: ClusterId, portal: SocketAddr, first: &Member) -> Applied {
+        if let Some(cluster) = &self.cluster {
+            return refuse(RefusalKind::Exists, format!("this node is in cluster {} already", cluster.id));
+        }
+        if id.0 == 0 {
+            return refuse(RefusalKind::Invalid, "cluster id 0".into());
+        }
+        if portal.ip().is_unspecified() || portal.ip().is_multicast() || portal.port() == 0 {
+            return refuse(RefusalKind::Invalid, format!("{portal} is no address that initiators can reach"));
+        }
+        if !first.data {
+            return refuse(
+                RefusalKind::Invalid,
+                format!("{} is a witness; a data node creates the cluster", first.name),
+            );
+        }
+        check_member(first)?;
+        self.cluster = Some(ClusterIdentity { id, generation: 1, portal });
+        self.members.insert(first.node, first.clone());
+        Ok(Outcome::told(Severity::Info, format!("Cluster {id} was created by {}.", first.name)))
+    }
+
+    fn add_member(&mut self, member: &Member) -> Applied {
+        self.need_cluster()?;
+        check_member(member)?;
+        if self.members.get(&member.node) == Some(member) {
+            return Ok(Outcome::done());
+        }
+        if self.members.contains_key(&member.node) {
+            return refuse(
+                RefusalKind::Exists,
+                format!("node {} is a member already, with other data", member.name),
+            );
+        }
+        if self.member_named(&member.name).is_some() {
+            return refuse(RefusalKind::Exists, format!("a member named {} exists", member.name));
+        }
+        if let Some(other) = self.members.values().find(|m| m.cluster_address == member.cluster_address) {
+            let text =
+                format!("{} has the address {} of {}", member.name, member.cluster_address, other.name);
+            return refuse(RefusalKind::Exists, text);
+        }
+        if member.data && self.data_nodes().len() >= MAX_DATA_NODES {
+            return refuse(
+                RefusalKind::Invalid,
+                format!("a cluster has at most {MAX_DATA_NODES} data nodes"),
+            );
+        }
+        if !member.data && self.members.values().any(|m| !m.data) {
+            return refuse(RefusalKind::Exists, "the cluster has a witness already".into());
+        }
+        self.members.insert(member.node, member.clone());
+        let role = if member.data { "data node" } else { "witness" };
+        Ok(Outcome::told(Severity::Info, format!("{} joined the cluster as {role}.", member.name)))
+    }
+
+    fn remove_member(&mut self, node: NodeId) -> Applied {
+        let Some(member) = self.members.get(&node) else {
+            return refuse(RefusalKind::NotFound, format!("node {node} is no member"));
+        };
+        if let Some(volume) = self.volumes.values().find(|v| v.config.replicas.contains(&node)) {
+            return refuse(
+                RefusalKind::InUse,
+                format!("{} holds a copy of volume {}", member.name, volume.name),
+            );
+        }
+        if member.data && self.data_nodes().len() == 1 {
+            return refuse(RefusalKind::InUse, format!("{} is the last data node", member.name));
+        }
+        let text = format!("{} left the cluster.", member.name);
+        self.members.remove(&node);
+        Ok(Outcome::told(Severity::Warning, text))
+    }
+
+    fn create_volume(&mut self, id: VolumeId, name: &str, size: ByteCount, write_back: bool) -> Applied {
+        self.need_cluster()?;
+        if id.0 == 0 || !is_name(name) {
+            return refuse(
+                RefusalKind::Invalid,
+                format!("{name:?} is not 1 to 63 letters, digits and hyphens"),
+            );
+        }
+        if size.0 == 0 || !size.0.is_multiple_of(SIZE_UNIT_BYTES) {
+            return refuse(RefusalKind::Invalid, format!("the size {} B is no multiple of 4096 B", size.0));
+        }
+        if self.volume_named(name).is_some() || self.volumes.contains_key(&id) {
+            return refuse(RefusalKind::Exists, format!("volume {name} exists"));
+        }
+        let replicas = self.data_nodes();
+        if replicas.is_empty() {
+            return refuse(RefusalKind::Unavailable, "no data node to hold a copy".into());
+        }
+        let config = VolumeConfig {
+            volume: id,
+            epoch: Epoch(1),
+            primary: None,
+            primary_instance: InstanceId(0),
+            reason: EpochReason::Created,
+            in_sync: replicas.clone(),
+            replicas,
+            size,
+            write_back,
+        };
+        let entry = VolumeEntry {
+            name: name.into(),
+            config,
+            proposals: BTreeMap::new(),
+            promotions: BTreeMap::new(),
+        };
+        self.volumes.insert(id, entry);
+        Ok(Outcome::told(Severity::Info, format!("Volume {name} of {size} was created.")))
+    }
+
+    fn delete_volume(&mut self, name: &str) -> Applied {
+        let id = self.volume_id(name)?;
+        for target in self.targets.values() {
+            if let Some((lun, _)) = target.luns.iter().find(|(_, volume)| **volume == id) {
+                let text = format!("volume {name} is LUN {lun} of target {}", target.iqn);
+                return refuse(RefusalKind::InUse, text);
+            }
+        }
+        self.volumes.remove(&id);
+        Ok(Outcome::told(Severity::Warning, format!("Volume {name} was deleted.")))
+    }
+
+    fn create_target(&mut self, iqn: &str) -> Applied {
+        self.need_cluster()?;
+        if !is_iscsi_name(iqn) {
+            return refuse(
+                RefusalKind::Invalid,
+                format!("{iqn:?} is no iSCSI name (iqn.YYYY-MM.domain:text or eui.)"),
+            );
+        }
+        if self.targets.contains_key(iqn) {
+            return refuse(RefusalKind::Exists, format!("target {iqn} exists"));
+        }
+        self.targets.insert(iqn.into(), Target { iqn: iqn.into(), luns: BTreeMap::new() });
+        Ok(Outcome::told(Severity::Info, format!("Target {iqn} was created.")))
+    }
+
+    fn delete_target(&mut self, iqn: &str) -> Applied {
+        match self.targets.remove(iqn) {
+            Some(_) => Ok(Outcome::told(Severity::Warning, format!("Target {iqn} was deleted."))),
+            None => refuse(RefusalKind::NotFound, format!("target {iqn} does not exist")),
+        }
+    }
+
+    fn map_lun(&mut self, iqn: &str, lun: u16, volume: &str) -> Applied {
+        let id = self.volume_id(volume)?;
+        if lun > MAX_LUN {
+            return refuse(RefusalKind::Invalid, format!("LUN {lun} is over {MAX_LUN}"));
+        }
+        // One device server per volume: reservations and unit attentions would differ between two LUNs of it.
+        for target in self.targets.values() {
+            if let Some((other, _)) = target.luns.iter().find(|(_, shown)| **shown == id) {
+                let text = format!("volume {volume} is LUN {other} of target {} already", target.iqn);
+                return refuse(RefusalKind::InUse, text);
+            }
+        }
+        let Some(target) = self.targets.get_mut(iqn) else {
+            return refuse(RefusalKind::NotFound, format!("target {iqn} does not exist"));
+        };
+        if target.luns.contains_key(&lun) {
+            return refuse(RefusalKind::Exists, format!("target {iqn} has a LUN {lun} already"));
+        }
+        target.luns.insert(lun, id);
+        Ok(Outcome::told(Severity::Info, format!("Volume {volume} is LUN {lun} of target {iqn}.")))
+    }
+
+    fn unmap_lun(&mut self, iqn: &str, lun: u16) -> Applied {
+        let Some(target) = self.targets.get_mut(iqn) else {
+            return refuse(RefusalKind::NotFound, format!("target {iqn} does not exist"));
+        };
+        match target.luns.remove(&lun) {
+            Some(_) => {
+                Ok(Outcome::told(Severity::Warning, format!("LUN {lun} of target {iqn} was taken away.")))
+            }
+            None => refuse(RefusalKind::NotFound, format!("target {iqn} has no LUN {lun}")),
+        }
+    }
+
+    fn need_cluster(&self) -> Result<(), Refusal> {
+        match self.cluster {
+            Some(_) => Ok(()),
+            None => refuse(RefusalKind::Unavailable, "this node is in no cluster".into()),
+        }
+    }
+
+    fn volume_id(&self, name: &str) -> Result<VolumeId, Refusal> {
+        match self.volume_named(name) {
+            Some(entry) => Ok(entry.config.volume),
+            None => refuse(RefusalKind::NotFound, format!("volume {name} does not exist")),
+        }
+    }
+}
+
+fn refuse<T>(kind: RefusalKind, message: String) -> Result<T, Refusal> {
+    Err(Refusal::new(kind, message))
+}
+
+fn check_member(member: &Member) -> Result<(), Refusal> {
+    if member.node.0 == 0 {
+        return refuse(RefusalKind::Invalid, format!("{} has node id 0", member.name));
+    }
+    if !is_name(&member.name) {
+        let text = format!("{:?} is not 1 to 63 letters, digits and hyphens", member.name);
+        return refuse(RefusalKind::Invalid, text);
+    }
+    Ok(())
+}
+
+/// RFC 7143 §4.2.7: `iqn.` with year, month and a reversed domain (RFC 3720's lower-case form), or `eui.` with 16
+/// hexadecimal digits.
+fn is_iscsi_name(name: &str) -> bool {
+    if name.len() > MAX_ISCSI_NAME_BYTES {
+        return false;
+    }
+    if let Some(digits) = name.strip_prefix("eui.") {
+        return digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    }
+    let Some((date, authority)) = name.strip_prefix("iqn.").and_then(|rest| rest.split_once('.')) else {
+        return false;
+    };
+    let Some((year, month)) = date.split_once('-') else { return false };
+    let digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
+    let domain = authority.split(':').next().unwrap_or_default();
+    digits(year, 4)
+        && digits(month, 2)
+        && !domain.is_empty()
+        && authority
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':'))
+}

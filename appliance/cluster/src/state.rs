@@ -1,0 +1,225 @@
+//! What the voters agree on: data, look-ups, self-check.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::String,
+};
+use base::{ClusterId, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
+use control::link::{CommittedState, Member, Target, Volume};
+use control::settings::{Timing, is_name};
+use core::fmt;
+use core::net::SocketAddr;
+use serde::{Deserialize, Serialize};
+
+/// The version of [`ClusterState`]'s JSON form that this build writes and reads.
+pub const STATE_VERSION: u32 = 1;
+/// Sizes are multiples of this many bytes.
+pub(crate) const SIZE_UNIT_BYTES: u64 = 4096;
+
+/// Everything committed. Serialised as JSON in snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterState {
+    /// [`STATE_VERSION`].
+    pub version: u32,
+    /// `None` until the cluster is created.
+    pub cluster: Option<ClusterIdentity>,
+    /// Everyone.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Every volume.
+    pub volumes: BTreeMap<VolumeId, VolumeEntry>,
+    /// Every target, by iSCSI name.
+    pub targets: BTreeMap<String, Target>,
+}
+
+/// Which cluster this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterIdentity {
+    /// Drawn at its creation.
+    pub id: ClusterId,
+    /// 1 (S14).
+    pub generation: u64,
+    /// Where initiators connect.
+    pub portal: SocketAddr,
+}
+
+/// One volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeEntry {
+    /// Its name.
+    pub name: String,
+    /// Its configuration.
+    pub config: VolumeConfig,
+    /// Last number seen from each node's storage process (S21): shrink, grow, hand-over, resize.
+    pub proposals: BTreeMap<NodeId, LastNumber>,
+    /// Last number seen from each node's manager, which proposes promotions and counts apart.
+    pub promotions: BTreeMap<NodeId, LastNumber>,
+}
+
+/// The last proposal of one proposer (S21).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastNumber {
+    /// The storage process that it named.
+    pub instance: InstanceId,
+    /// Its number.
+    pub number: u64,
+    /// The epoch that it made, if any.
+    pub made: Option<Epoch>,
+}
+
+/// A state that contradicts itself: what, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateError(pub String);
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cluster state: {}", self.0)
+    }
+}
+
+impl core::error::Error for StateError {}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        Self {
+            version: STATE_VERSION,
+            cluster: None,
+            members: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            targets: BTreeMap::new(),
+        }
+    }
+}
+
+impl ClusterState {
+    /// The volume of that name.
+    #[must_use]
+    pub fn volume_named(&self, name: &str) -> Option<&VolumeEntry> {
+        self.volumes.values().find(|v| v.name == name)
+    }
+
+    /// The configuration of a volume.
+    #[must_use]
+    pub fn config(&self, volume: VolumeId) -> Option<&VolumeConfig> {
+        self.volumes.get(&volume).map(|v| &v.config)
+    }
+
+    /// The member of that name.
+    #[must_use]
+    pub fn member_named(&self, name: &str) -> Option<&Member> {
+        self.members.values().find(|m| m.name == name)
+    }
+
+    /// The member's name, or its id if it is none.
+    #[must_use]
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.members.get(&node).map_or_else(|| format!("node {node}"), |m| m.name.clone())
+    }
+
+    /// The data nodes.
+    #[must_use]
+    pub fn data_nodes(&self) -> BTreeSet<NodeId> {
+        self.members.values().filter(|m| m.data).map(|m| m.node).collect()
+    }
+
+    /// What the storage process of `node` is told; `None` while there is no cluster, or the node is not in it.
+    #[must_use]
+    pub fn for_storage(&self, node: NodeId, timing: Timing) -> Option<CommittedState> {
+        let cluster = self.cluster.as_ref()?;
+        self.members.get(&node)?;
+        let here = self.volumes.values().filter(|v| v.config.replicas.contains(&node));
+        Some(CommittedState {
+            cluster: cluster.id,
+            node,
+            members: self.members.values().cloned().collect(),
+            volumes: here.map(|v| Volume { name: v.name.clone(), config: v.config.clone() }).collect(),
+            targets: self.targets.values().cloned().collect(),
+            portal: Some(cluster.portal),
+            timing,
+        })
+    }
+
+    /// Checks every invariant; the first breach is returned. Holds after every [`ClusterState::apply`], and is to be
+    /// checked on every state that was read from disk or received.
+    pub fn validate(&self) -> Result<(), StateError> {
+        let fault = |text: String| Err(StateError(text));
+        if self.version != STATE_VERSION {
+            return fault(format!("version {} is unknown; this build reads {STATE_VERSION}", self.version));
+        }
+        if self.cluster.is_none()
+            && !(self.members.is_empty() && self.volumes.is_empty() && self.targets.is_empty())
+        {
+            return fault("members, volumes or targets without a cluster".into());
+        }
+        for (node, member) in &self.members {
+            if *node != member.node {
+                return fault(format!("member {:?} stands under the id of another", member.name));
+            }
+            if self.members.values().filter(|m| m.name == member.name).count() > 1 {
+                return fault(format!("two members are named {:?}", member.name));
+            }
+        }
+        for (id, entry) in &self.volumes {
+            self.validate_volume(*id, entry)?;
+        }
+        self.validate_targets()
+    }
+
+    fn validate_volume(&self, id: VolumeId, entry: &VolumeEntry) -> Result<(), StateError> {
+        let config = &entry.config;
+        let fault = |text: &str| Err(StateError(format!("volume {:?}: {text}", entry.name)));
+        if id != config.volume {
+            return fault("stands under the id of another");
+        }
+        if !is_name(&entry.name) {
+            return fault("not a name");
+        }
+        if self.volumes.values().filter(|v| v.name == entry.name).count() > 1 {
+            return fault("two of that name");
+        }
+        if config.epoch.0 == 0 {
+            return fault("epoch 0");
+        }
+        if config.size.0 == 0 || !config.size.0.is_multiple_of(SIZE_UNIT_BYTES) {
+            return fault("size is no multiple of 4096 bytes");
+        }
+        if config.in_sync.is_empty() {
+            return fault("no copy is in sync");
+        }
+        if !config.in_sync.is_subset(&config.replicas) {
+            return fault("in sync without a copy");
+        }
+        if config.replicas.iter().any(|n| !self.members.get(n).is_some_and(|m| m.data)) {
+            return fault("a copy on a node that is no data member");
+        }
+        match config.primary {
+            Some(primary) if !config.in_sync.contains(&primary) => fault("the primary is not in sync"),
+            Some(_) if config.primary_instance.0 == 0 => fault("a primary without instance"),
+            None if config.primary_instance.0 != 0 => fault("an instance without primary"),
+            _ => Ok(()),
+        }
+    }
+
+    fn validate_targets(&self) -> Result<(), StateError> {
+        let mut shown = BTreeSet::new();
+        for (iqn, target) in &self.targets {
+            let fault = |text: &str| Err(StateError(format!("target {iqn:?}: {text}")));
+            if *iqn != target.iqn {
+                return fault("stands under the name of another");
+            }
+            for (lun, volume) in &target.luns {
+                if !self.volumes.contains_key(volume) {
+                    return fault(&format!("LUN {lun} shows a volume that does not exist"));
+                }
+                if !shown.insert(*volume) {
+                    return fault(&format!("LUN {lun} shows a volume that another LUN shows"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
