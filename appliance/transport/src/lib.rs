@@ -15,6 +15,7 @@
 
 pub mod framing;
 pub mod identity;
+pub mod pairing;
 pub mod tls;
 
 pub use identity::{Identity, Pin};

@@ -349,3 +349,95 @@ fn classify(peer: SocketAddr, error: io::Error) -> TlsError {
 pub fn is_refusal(peer: SocketAddr, error: io::Error) -> bool {
     matches!(classify(peer, error), TlsError::Refused { .. })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    fn endpoint(protocol: Protocol) -> (tempfile::TempDir, Endpoint) {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(dir.path()).unwrap();
+        (dir, Endpoint::new(identity, protocol, Duration::from_secs(5)).unwrap())
+    }
+
+    fn peers(of: &[&Endpoint]) -> BTreeMap<Pin, NodeId> {
+        of.iter().map(|e| (e.identity().pin, e.identity().node)).collect()
+    }
+
+    /// Dials `to` from `from`, sends one byte each way; answers both ends' outcomes.
+    async fn meet(
+        from: &Endpoint,
+        to: &Endpoint,
+        pin: Pin,
+    ) -> (Result<u8, String>, Result<NodeId, TlsError>) {
+        let listener = TcpListener::bind("127.1.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let to = to.clone();
+        let accepted = tokio::spawn(async move {
+            let (mut stream, node) = to.accept(listener.accept().await.unwrap().0).await?;
+            stream.write_all(&[7]).await.unwrap();
+            stream.flush().await.unwrap();
+            let _end = stream.read(&mut [0; 1]).await;
+            Ok(node)
+        });
+        let dialled = match from.connect(address, pin).await {
+            Ok(mut stream) => stream.read_u8().await.map_err(|error| {
+                let text = error.to_string();
+                if is_refusal(address, error) { "refused".to_owned() } else { text }
+            }),
+            Err(error) => Err(error.to_string()),
+        };
+        (dialled, accepted.await.unwrap())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn pinned_nodes_meet_and_know_each_other() {
+        let ((_a, a), (_b, b)) = (endpoint(Protocol::Cluster), endpoint(Protocol::Cluster));
+        b.set_peers(peers(&[&a]));
+        let (dialled, accepted) = meet(&a, &b, b.identity().pin).await;
+        assert_eq!((dialled, accepted.unwrap()), (Ok(7), a.identity().node));
+    }
+
+    #[tokio::test]
+    async fn strangers_are_refused_on_either_side() {
+        let ((_a, a), (_b, b)) = (endpoint(Protocol::Cluster), endpoint(Protocol::Cluster));
+        let (_c, stranger) = endpoint(Protocol::Cluster);
+        b.set_peers(peers(&[&a]));
+        let (dialled, accepted) = meet(&stranger, &b, b.identity().pin).await;
+        assert_eq!(dialled, Err("refused".into()));
+        assert!(matches!(accepted, Err(TlsError::Refused { .. })));
+        let (dialled, accepted) = meet(&a, &b, stranger.identity().pin).await;
+        assert!(dialled.unwrap_err().contains("not the one that is pinned"));
+        assert!(accepted.is_err());
+        // The set is live: a removed node is out with the next connection.
+        b.set_peers(peers(&[&stranger]));
+        assert!(meet(&a, &b, b.identity().pin).await.1.is_err());
+        assert!(meet(&stranger, &b, b.identity().pin).await.1.is_ok());
+    }
+
+    #[tokio::test]
+    async fn protocols_do_not_mix() {
+        let ((_a, a), (_b, b)) = (endpoint(Protocol::Cluster), endpoint(Protocol::Replication));
+        b.set_peers(peers(&[&a]));
+        let (dialled, accepted) = meet(&a, &b, b.identity().pin).await;
+        assert!(dialled.unwrap_err().contains("another protocol"));
+        assert!(matches!(accepted, Err(TlsError::Refused { .. })));
+    }
+
+    #[tokio::test]
+    async fn silence_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(dir.path()).unwrap();
+        let end = Endpoint::new(identity, Protocol::Cluster, Duration::from_millis(100)).unwrap();
+        let listener = TcpListener::bind("127.1.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(matches!(end.connect(address, Pin([0; 32])).await, Err(TlsError::TimedOut { .. })));
+        let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        drop(stream);
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(matches!(end.accept(stream).await, Err(TlsError::TimedOut { .. })));
+    }
+}
