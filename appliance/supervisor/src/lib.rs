@@ -1,1 +1,55 @@
-//! (docs follow)
+//! The supervisor: PID 1 of the appliance (`futago init`), or an ordinary process (`futago node`).
+//!
+//! It owns boot, the child processes, their restart and back-off, their logs, and the shutdown order. It does not know
+//! what a volume is.
+//!
+//! # Flow
+//!
+//! [`plan`] holds what runs, as data; [`policy`] decides when one service starts, waits and is killed (both pure).
+//! `node` is the loop round them: it carries their actions out (`child`), takes what the services write (`logs`) and
+//! answers on the control socket (`control`). `init` prepares the machine first.
+//!
+//! # Invariants
+//!
+//! - No service outlives its supervisor, however that ends: death signal and process group.
+//! - Two supervisors never run on one folder, and no start meets processes of the run before it: the lock file is held
+//!   by the supervisor and all its services.
+//! - Storage is stopped before the cluster manager, and has time to hand its volumes over.
+//!
+//! # A service that ends by itself
+//!
+//! It is started again, after 100 ms at first, then twice as long each time up to 10 s; a run of 10 s starts over. Exit
+//! status 78 (`EX_CONFIG`) before it ever ran for a second means that it can't work as configured: an address in use,
+//! a corrupted state file. Then `futago node` stops the other services and fails with the last line that the service
+//! wrote; PID 1, which nobody would start again, keeps trying every 10 s.
+
+mod child;
+mod control;
+mod logs;
+mod node;
+pub mod plan;
+pub mod policy;
+
+use anyhow::Context;
+use std::path::Path;
+
+/// Runs the node of folder `dir` as an ordinary process, its services being `exe NAME --dir DIR`, until SIGTERM or
+/// SIGINT. Becomes the leader of a process group of its own. Call it on the main thread.
+///
+/// # Errors
+///
+/// Settings that can't be used, a folder in use by another node, or the configuration error of a service.
+pub fn run_node(dir: &Path, exe: &Path) -> anyhow::Result<()> {
+    let settings = node::load_settings(dir)?;
+    if rustix::process::getpgrp() != rustix::process::getpid() {
+        rustix::process::setsid().context("new session")?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
+    runtime.block_on(async {
+        // Held to the end of the process.
+        let _lock = node::claim(dir).await?;
+        let mode = node::Mode { init: false, echo: None, power_button: None };
+        node::supervise(dir, exe, &settings, mode).await
+    })?;
+    Ok(())
+}
