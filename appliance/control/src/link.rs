@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::Timing;
 
-/// From the cluster manager to storage.
+/// From the cluster manager to storage. Tagged from outside (`{"state": {…}}`): inside an internally tagged enum serde
+/// can't read back maps whose keys are numbers ([`Target::luns`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum ToStorage {
     /// The committed state, whole, sent after `Hello` and after every commit that changes it.
     State(Box<CommittedState>),

@@ -1,0 +1,60 @@
+//! Members, a cluster and shorthands.
+
+use base::*;
+use control::link::Member;
+use futago_cluster::*;
+use std::collections::BTreeSet;
+
+pub(crate) const A: NodeId = NodeId(1);
+pub(crate) const B: NodeId = NodeId(2);
+pub(crate) const W: NodeId = NodeId(3);
+pub(crate) const V: VolumeId = VolumeId(9);
+
+pub(crate) fn set(nodes: &[NodeId]) -> BTreeSet<NodeId> {
+    nodes.iter().copied().collect()
+}
+
+pub(crate) fn member(node: NodeId, name: &str, data: bool) -> Member {
+    Member {
+        node,
+        name: name.into(),
+        data,
+        cluster_address: format!("127.0.0.{}:7780", node.0).parse().unwrap(),
+        replication_address: format!("127.0.0.{}:7788", node.0).parse().unwrap(),
+        certificate_sha256: String::new(),
+    }
+}
+
+/// Data nodes a and b, a witness, volume `demo` in epoch 1.
+pub(crate) fn demo() -> ClusterState {
+    let mut state = ClusterState::default();
+    for command in [
+        Command::CreateCluster {
+            id: ClusterId(7),
+            portal: "127.0.0.50:3260".parse().unwrap(),
+            first: member(A, "a", true),
+        },
+        Command::AddMember(member(B, "b", true)),
+        Command::AddMember(member(W, "witness", false)),
+        Command::CreateVolume { id: V, name: "demo".into(), size: ByteCount::mib(64), write_back: false },
+    ] {
+        assert!(matches!(state.apply(&command), Outcome::Applied { .. }), "{command:?}");
+        state.validate().unwrap();
+    }
+    state
+}
+
+pub(crate) fn proposal(
+    proposer: NodeId,
+    instance: u64,
+    number: u64,
+    expected: u64,
+    change: Change,
+) -> Command {
+    let id = ProposalId { proposer, instance: InstanceId(instance), number };
+    Command::Propose(Proposal { id, volume: V, expected: Epoch(expected), change })
+}
+
+pub(crate) fn promote(proposer: NodeId, instance: u64, number: u64, expected: u64) -> Command {
+    proposal(proposer, instance, number, expected, Change::Promote)
+}

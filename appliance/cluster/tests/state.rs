@@ -1,0 +1,202 @@
+//! What the voters agree on, and who may change it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, dead_code)]
+
+mod common;
+
+use base::*;
+use common::*;
+use futago_cluster::*;
+
+fn kind(outcome: &Outcome) -> Option<RefusalKind> {
+    match outcome {
+        Outcome::Refused(refusal) => Some(refusal.kind),
+        _ => None,
+    }
+}
+
+/// Applies and checks that the state stays sound, and unchanged in what counts if refused.
+fn apply(state: &mut ClusterState, command: Command) -> Outcome {
+    let before = state.clone();
+    let outcome = state.apply(&command);
+    state.validate().unwrap();
+    if !matches!(outcome, Outcome::Applied { .. }) {
+        assert_eq!(before.config(V), state.config(V));
+        assert_eq!((&before.members, &before.targets), (&state.members, &state.targets));
+    }
+    outcome
+}
+
+#[test]
+fn a_volume_lives_through_its_epochs() {
+    let mut s = demo();
+    assert_eq!(s.config(V).unwrap().in_sync, set(&[A, B]));
+    assert!(matches!(apply(&mut s, promote(A, 11, 1, 1)), Outcome::Applied { .. }));
+    let c = s.config(V).unwrap();
+    assert_eq!((c.epoch, c.primary, c.primary_instance), (Epoch(2), Some(A), InstanceId(11)));
+    assert_eq!((c.in_sync.clone(), c.reason), (set(&[A]), EpochReason::Promoted));
+
+    assert!(matches!(apply(&mut s, proposal(A, 11, 1, 2, Change::Grow { add: B })), Outcome::Applied { .. }));
+    assert_eq!(s.config(V).unwrap().in_sync, set(&[A, B]));
+    let hand_over = Change::HandOver { to: B, instance: InstanceId(22) };
+    assert!(matches!(apply(&mut s, proposal(A, 11, 2, 3, hand_over)), Outcome::Applied { .. }));
+    let c = s.config(V).unwrap();
+    assert_eq!((c.primary, c.primary_instance, c.reason), (Some(B), InstanceId(22), EpochReason::HandedOver));
+    assert_eq!(c.in_sync, set(&[A, B]), "a hand-over is clean: nobody leaves");
+
+    assert!(matches!(
+        apply(&mut s, proposal(B, 22, 1, 4, Change::Shrink { keep: set(&[B]) })),
+        Outcome::Applied { .. }
+    ));
+    // S2: the epoch rises even if the set reads so already.
+    assert!(matches!(
+        apply(&mut s, proposal(B, 22, 2, 5, Change::Shrink { keep: set(&[B]) })),
+        Outcome::Applied { .. }
+    ));
+    assert_eq!(s.config(V).unwrap().epoch, Epoch(6));
+    // A delayed grow from before is dead.
+    assert_eq!(
+        apply(&mut s, proposal(B, 22, 3, 5, Change::Grow { add: A })),
+        Outcome::Stale { epoch: Epoch(6) }
+    );
+    let size = ByteCount::mib(128);
+    assert!(matches!(apply(&mut s, proposal(B, 22, 4, 6, Change::Resize { size })), Outcome::Applied { .. }));
+    assert_eq!(s.config(V).unwrap().size, size);
+}
+
+#[test]
+fn who_may_not_propose_what() {
+    let mut s = demo();
+    apply(&mut s, promote(A, 11, 1, 1));
+    let cases = [
+        ("not in sync", promote(B, 22, 1, 2)),
+        ("already primary", promote(A, 11, 2, 2)),
+        ("witness", promote(W, 33, 1, 2)),
+        ("grow by the other", proposal(B, 22, 1, 2, Change::Grow { add: B })),
+        ("grow by an old process", proposal(A, 10, 1, 2, Change::Grow { add: B })),
+        ("grow of the primary", proposal(A, 11, 1, 2, Change::Grow { add: A })),
+        ("grow of a witness", proposal(A, 11, 2, 2, Change::Grow { add: W })),
+        ("shrink that grows", proposal(A, 11, 3, 2, Change::Shrink { keep: set(&[A, B]) })),
+        ("shrink without the primary", proposal(A, 11, 4, 2, Change::Shrink { keep: set(&[]) })),
+        ("shrink by an old process", proposal(A, 10, 2, 2, Change::Shrink { keep: set(&[A]) })),
+        (
+            "hand-over out of sync",
+            proposal(A, 11, 5, 2, Change::HandOver { to: B, instance: InstanceId(22) }),
+        ),
+        ("hand-over to itself", proposal(A, 11, 6, 2, Change::HandOver { to: A, instance: InstanceId(12) })),
+    ];
+    for (what, command) in cases {
+        assert_eq!(kind(&apply(&mut s, command)), Some(RefusalKind::Refused), "{what}");
+    }
+    let shrink = proposal(A, 11, 7, 2, Change::Resize { size: ByteCount::mib(1) });
+    assert_eq!(kind(&apply(&mut s, shrink)), Some(RefusalKind::Invalid));
+}
+
+#[test]
+fn a_proposal_applies_at_most_once_and_can_be_read_back() {
+    let mut s = demo();
+    apply(&mut s, promote(A, 11, 1, 1));
+    let grow = proposal(A, 11, 5, 2, Change::Grow { add: B });
+    apply(&mut s, grow.clone());
+    assert_eq!(apply(&mut s, grow), Outcome::Repeated { made: Some(Epoch(3)) });
+    assert_eq!(
+        apply(&mut s, proposal(A, 11, 4, 3, Change::Shrink { keep: set(&[A]) })),
+        Outcome::Repeated { made: None },
+        "an earlier number of the same process comes too late"
+    );
+    // A restarted process counts from 1 again.
+    assert!(matches!(apply(&mut s, promote(A, 12, 1, 3)), Outcome::Applied { .. }));
+    assert!(matches!(
+        apply(&mut s, proposal(A, 12, 1, 4, Change::Shrink { keep: set(&[A]) })),
+        Outcome::Applied { .. }
+    ));
+}
+
+#[test]
+fn targets_and_volumes_name_what_is_in_the_way() {
+    let mut s = demo();
+    let iqn = "iqn.2026-11.local.futago:demo";
+    for bad in ["demo", "iqn.2026-11", "iqn.26-11.local:x", "iqn.2026-11.local:X", "eui.12", ""] {
+        assert_eq!(
+            kind(&apply(&mut s, Command::CreateTarget { iqn: bad.into() })),
+            Some(RefusalKind::Invalid),
+            "{bad}"
+        );
+    }
+    let map = |lun, volume: &str| Command::MapLun { iqn: iqn.into(), lun, volume: volume.into() };
+    assert_eq!(kind(&apply(&mut s, map(0, "demo"))), Some(RefusalKind::NotFound));
+    apply(&mut s, Command::CreateTarget { iqn: iqn.into() });
+    assert_eq!(kind(&apply(&mut s, Command::CreateTarget { iqn: iqn.into() })), Some(RefusalKind::Exists));
+    assert_eq!(kind(&apply(&mut s, map(16384, "demo"))), Some(RefusalKind::Invalid));
+    assert_eq!(kind(&apply(&mut s, map(0, "other"))), Some(RefusalKind::NotFound));
+    assert!(matches!(apply(&mut s, map(0, "demo")), Outcome::Applied { .. }));
+    assert_eq!(kind(&apply(&mut s, map(1, "demo"))), Some(RefusalKind::InUse));
+    let Outcome::Refused(refusal) = apply(&mut s, Command::DeleteVolume { name: "demo".into() }) else {
+        panic!()
+    };
+    assert_eq!(refusal.kind, RefusalKind::InUse);
+    assert!(refusal.message.contains(iqn) && refusal.message.contains("demo"), "{refusal}");
+    assert_eq!(kind(&apply(&mut s, Command::RemoveMember { node: B })), Some(RefusalKind::InUse));
+    assert_eq!(
+        kind(&apply(&mut s, Command::UnmapLun { iqn: iqn.into(), lun: 3 })),
+        Some(RefusalKind::NotFound)
+    );
+    apply(&mut s, Command::UnmapLun { iqn: iqn.into(), lun: 0 });
+    assert!(matches!(apply(&mut s, Command::DeleteVolume { name: "demo".into() }), Outcome::Applied { .. }));
+    apply(&mut s, Command::DeleteTarget { iqn: iqn.into() });
+    apply(&mut s, Command::RemoveMember { node: B });
+    assert_eq!(
+        kind(&apply(&mut s, Command::RemoveMember { node: A })),
+        Some(RefusalKind::InUse),
+        "the last data node"
+    );
+}
+
+#[test]
+fn members_are_unique() {
+    let mut s = ClusterState::default();
+    assert_eq!(kind(&s.apply(&Command::AddMember(member(B, "b", true)))), Some(RefusalKind::Unavailable));
+    let mut s = demo();
+    assert_eq!(s.apply(&Command::AddMember(member(B, "b", true))), Outcome::done(), "again, equal");
+    for (node, name, data) in
+        [(B, "c", true), (NodeId(5), "b", true), (NodeId(5), "w2", false), (NodeId(0), "x", true)]
+    {
+        assert!(kind(&apply(&mut s, Command::AddMember(member(node, name, data)))).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn the_state_survives_json_and_foreign_ones_are_refused() {
+    let mut s = demo();
+    apply(&mut s, promote(A, 11, 1, 1));
+    apply(&mut s, Command::CreateTarget { iqn: "iqn.2026-11.local:x".into() });
+    apply(&mut s, Command::MapLun { iqn: "iqn.2026-11.local:x".into(), lun: 3, volume: "demo".into() });
+    let json = serde_json::to_string(&s).unwrap();
+    assert_eq!(serde_json::from_str::<ClusterState>(&json).unwrap(), s);
+    let newer =
+        serde_json::from_str::<ClusterState>(&json.replacen("\"version\":1", "\"version\":2", 1)).unwrap();
+    assert!(newer.validate().unwrap_err().to_string().contains("version 2"));
+    assert!(serde_json::from_str::<ClusterState>(&json.replacen("\"version\"", "\"verzion\"", 1)).is_err());
+    let command = proposal(A, 11, 1, 2, Change::Shrink { keep: set(&[A]) });
+    let json = serde_json::to_string(&command).unwrap();
+    assert_eq!(serde_json::from_str::<Command>(&json).unwrap(), command);
+    assert!(
+        matches!(s.for_storage(W, control::settings::Timing::at_scale(100)), Some(c) if c.volumes.is_empty())
+    );
+}
+
+#[test]
+fn validation_finds_each_breach() {
+    let spoil: [(&str, fn(&mut ClusterState)); 6] = [
+        ("epoch 0", |s| s.volumes.get_mut(&V).unwrap().config.epoch = Epoch(0)),
+        ("in sync", |s| s.volumes.get_mut(&V).unwrap().config.in_sync.clear()),
+        ("instance", |s| s.volumes.get_mut(&V).unwrap().config.primary = Some(A)),
+        ("without a copy", |s| drop(s.volumes.get_mut(&V).unwrap().config.replicas.remove(&B))),
+        ("no data member", |s| drop(s.members.remove(&B))),
+        ("without a cluster", |s| s.cluster = None),
+    ];
+    for (word, spoil) in spoil {
+        let mut state = demo();
+        spoil(&mut state);
+        assert!(state.validate().unwrap_err().to_string().contains(word), "{word}");
+    }
+}
