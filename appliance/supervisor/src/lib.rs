@@ -25,10 +25,13 @@
 
 mod child;
 mod control;
+mod init;
 mod logs;
 mod node;
 pub mod plan;
 pub mod policy;
+
+pub use init::run_init;
 
 use anyhow::Context;
 use std::path::Path;
@@ -48,8 +51,8 @@ pub fn run_node(dir: &Path, exe: &Path) -> anyhow::Result<()> {
     runtime.block_on(async {
         // Held to the end of the process.
         let _lock = node::claim(dir).await?;
-        let mode = node::Mode { init: false, echo: None, power_button: None };
-        node::supervise(dir, exe, &settings, mode).await
+        let mut mode = node::Mode { init: false, echo: None, power_button: None, when_running: None };
+        node::supervise(dir, exe, &settings, &mut mode).await
     })?;
     Ok(())
 }

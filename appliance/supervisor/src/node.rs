@@ -45,6 +45,8 @@ pub(crate) struct Mode {
     pub(crate) echo: Option<File>,
     /// The power button.
     pub(crate) power_button: Option<mpsc::Receiver<()>>,
+    /// Called once, when every service runs for the first time.
+    pub(crate) when_running: Option<Box<dyn FnOnce()>>,
 }
 
 /// Reads and validates `DIR/settings.json`.
@@ -86,7 +88,7 @@ pub(crate) async fn supervise(
     dir: &Path,
     exe: &Path,
     settings: &Settings,
-    mode: Mode,
+    mode: &mut Mode,
 ) -> anyhow::Result<Ending> {
     let pid_file = dir.join(paths::SUPERVISOR_PID);
     write_atomically(&pid_file, format!("{}\n", std::process::id()).as_bytes())
@@ -113,7 +115,7 @@ pub(crate) async fn supervise(
         start: Instant::now(),
         ending: None,
     };
-    let ended = node.run(incoming, mode.power_button).await;
+    let ended = node.run(incoming, mode).await;
     for log in node.logs.values() {
         log.close(Duration::from_secs(2));
     }
@@ -145,7 +147,7 @@ impl Node {
     async fn run(
         &mut self,
         mut requests: mpsc::Receiver<Request>,
-        mut power_button: Option<mpsc::Receiver<()>>,
+        mode: &mut Mode,
     ) -> anyhow::Result<Ending> {
         let mut child_ended = signal(SignalKind::child()).context("SIGCHLD")?;
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -159,6 +161,11 @@ impl Node {
             {
                 return ending;
             }
+            if self.services.all_running()
+                && let Some(tell) = mode.when_running.take()
+            {
+                tell();
+            }
             let deadline = self.services.deadline();
             let wake = self.start + deadline.unwrap_or(Duration::from_secs(3600)).max(self.now());
             tokio::select! {
@@ -166,12 +173,12 @@ impl Node {
                 _ = child_ended.recv() => self.reap().await,
                 _ = terminate.recv() => self.end(Ok(Ending::Stop)),
                 _ = interrupt.recv() => self.end(Ok(Ending::Interrupt)),
-                pressed = pressed(&mut power_button) => match pressed {
+                pressed = pressed(&mut mode.power_button) => match pressed {
                     Some(()) => {
                         tracing::info!("power button");
                         self.end(Ok(Ending::Stop));
                     }
-                    None => power_button = None,
+                    None => mode.power_button = None,
                 },
                 Some(request) = requests.recv() => self.answer(request).await,
             }
@@ -291,7 +298,7 @@ impl Node {
 }
 
 /// The next press; `None` once there is no button any more; never without one.
-async fn pressed(button: &mut Option<mpsc::Receiver<()>>) -> Option<()> {
+pub(crate) async fn pressed(button: &mut Option<mpsc::Receiver<()>>) -> Option<()> {
     match button {
         Some(button) => button.recv().await,
         None => std::future::pending().await,

@@ -8,7 +8,7 @@
 //! - A service that crashes takes nobody along: I/O goes on while the cluster manager restarts (until the lease ends).
 
 use crate::policy::{Action, Desired, Service, Verdict};
-use control::service::ServiceStatus;
+use control::service::{ServiceState, ServiceStatus};
 use control::settings::{Role, Settings};
 use core::time::Duration;
 
@@ -112,6 +112,12 @@ impl Services {
     #[must_use]
     pub fn all_stopped(&self) -> bool {
         self.entries.iter().all(|entry| entry.service.is_stopped())
+    }
+
+    /// Every service runs.
+    #[must_use]
+    pub fn all_running(&self) -> bool {
+        self.entries.iter().all(|entry| entry.service.state() == ServiceState::Running)
     }
 
     /// The earliest moment at which [`Services::poll`] has something to do by itself.

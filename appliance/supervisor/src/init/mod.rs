@@ -1,0 +1,194 @@
+//! PID 1: prepares the machine, runs the services, powers off.
+//!
+//! # Invariants
+//!
+//! - PID 1 never ends by itself and never panics: every step that fails is told on the console, and boot goes on with
+//!   what is left. Without settings, or with a state disk that can't be written, it stays, says so, and waits for the
+//!   power button.
+//! - File systems are synced and unmounted before the machine is powered off or restarted.
+
+mod command_line;
+mod console;
+mod modules;
+mod mounts;
+mod power;
+mod settings;
+mod state;
+
+use crate::node::{self, Ending, Mode};
+use ::control::settings::Settings;
+use anyhow::Context;
+use command_line::CommandLine;
+use console::{say, show};
+use netconf::Netlink;
+use rustix::system::RebootCommand;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Where the node's folder is on a machine.
+const STATE_DIR: &str = "/var/lib/futago";
+/// How long boot waits for a disk or link that must be there.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
+/// Wait before a node that could not be started is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What boot has found so far.
+#[derive(Default)]
+struct Machine {
+    command_line: CommandLine,
+    settings: Option<Settings>,
+}
+
+/// One step of the boot plan.
+struct Step {
+    name: &'static str,
+    run: fn(&mut Machine) -> anyhow::Result<()>,
+}
+
+/// The boot plan. A later step works with whatever the earlier ones have achieved.
+const BOOT: &[Step] = &[
+    Step { name: "mount the kernel's file systems", run: |_| mounts::mount_all() },
+    Step { name: "open the console", run: |_| console::adopt() },
+    Step { name: "read the kernel command line", run: read_command_line },
+    Step { name: "load drivers", run: |_| modules::load_all() },
+    Step { name: "mount the state disk", run: mount_state },
+    Step { name: "read the settings", run: read_settings },
+    Step { name: "set the network up", run: set_network_up },
+    Step { name: "wait for the data disks", run: wait_for_disks },
+    // Ctrl-Alt-Del then is SIGINT to PID 1 instead of an immediate restart.
+    Step { name: "take over Ctrl-Alt-Del", run: |_| Ok(rustix::system::reboot(RebootCommand::CadOff)?) },
+];
+
+/// Runs as PID 1: boots, runs the services (`/proc/self/exe NAME --dir DIR`), and powers the machine off or restarts it
+/// when asked to. Returns only when called by a process that is not PID 1. Call it on the main thread.
+#[must_use]
+pub fn run_init() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!(
+            "error: `init` is for process 1 of a machine; `node` runs the same services as an ordinary process"
+        );
+        return ExitCode::FAILURE;
+    }
+    let mut machine = Machine::default();
+    for step in BOOT {
+        if let Err(error) = (step.run)(&mut machine) {
+            say(&format!("futago: could not {}: {error:#}", step.name));
+        }
+    }
+    let command = match run_services(machine) {
+        Ok(Ending::Stop) => RebootCommand::PowerOff,
+        Ok(Ending::Interrupt) => RebootCommand::Restart,
+        Err(error) => {
+            say(&format!("futago: {error:#}"));
+            RebootCommand::PowerOff
+        }
+    };
+    mounts::unmount_all();
+    say("futago: bye");
+    if let Err(error) = rustix::system::reboot(command) {
+        say(&format!("futago: could not power off: {error}; it is safe to do so by hand"));
+    }
+    loop {
+        // PID 1 must not end; the machine is off in a moment.
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn run_services(machine: Machine) -> anyhow::Result<Ending> {
+    let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/init"));
+    let echo = if machine.command_line.log_to_console { console::open().ok() } else { None };
+    let mut mode = Mode { init: true, echo, power_button: Some(power::watch()?), when_running: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
+    runtime.block_on(async {
+        let Some(settings) = machine.settings else {
+            show("Futago has no settings: put settings.json on the state disk and start again.");
+            return wait_for_button(&mut mode).await;
+        };
+        let lines = console::welcome(&settings);
+        mode.when_running = Some(Box::new(move || show(&lines)));
+        loop {
+            match run_once(&exe, &settings, &mut mode).await {
+                Ok(ending) => return Ok(ending),
+                Err(error) => show(&format!("Futago could not start: {error:#}")),
+            }
+            if let Ok(pressed) = tokio::time::timeout(RETRY, wait_for_button(&mut mode)).await {
+                return pressed;
+            }
+        }
+    })
+}
+
+async fn run_once(exe: &Path, settings: &Settings, mode: &mut Mode) -> anyhow::Result<Ending> {
+    let dir = Path::new(STATE_DIR);
+    let _lock = node::claim(dir).await?;
+    node::supervise(dir, exe, settings, mode).await
+}
+
+async fn wait_for_button(mode: &mut Mode) -> anyhow::Result<Ending> {
+    let mut closed: Option<mpsc::Receiver<()>> = None;
+    loop {
+        let button = if mode.power_button.is_some() { &mut mode.power_button } else { &mut closed };
+        if node::pressed(button).await.is_some() {
+            return Ok(Ending::Stop);
+        }
+        mode.power_button = None;
+    }
+}
+
+fn read_command_line(machine: &mut Machine) -> anyhow::Result<()> {
+    machine.command_line = CommandLine::parse(&std::fs::read_to_string("/proc/cmdline")?);
+    Ok(())
+}
+
+fn mount_state(machine: &mut Machine) -> anyhow::Result<()> {
+    let patience = if machine.command_line.state_in_memory { None } else { Some(DEVICE_PATIENCE) };
+    state::mount_state(Path::new(STATE_DIR), patience)
+}
+
+fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
+    machine.settings = Some(settings::find(Path::new(STATE_DIR), &machine.command_line)?);
+    Ok(())
+}
+
+fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
+    let mut netlink = Netlink::open()?;
+    netlink.link_up("lo")?;
+    let Some(settings) = &machine.settings else { return Ok(()) };
+    netconf::set_hostname(&settings.name)?;
+    let wanted = settings.portal_interface.as_deref();
+    let name = wait_for(|| {
+        let interfaces = netlink.interfaces().ok()?;
+        let mut ethernet = interfaces.into_iter().filter(|i| !i.loopback && i.hardware_address.is_some());
+        ethernet.find(|i| wanted.is_none_or(|wanted| i.name == wanted)).map(|i| i.name)
+    });
+    let name = name.with_context(|| format!("no network interface {}", wanted.unwrap_or("at all")))?;
+    netlink.add_address(&name, settings.address, settings.portal_prefix_len)?;
+    for interface in netlink.interfaces()?.iter().filter(|interface| interface.hardware_address.is_some()) {
+        netlink.link_up(&interface.name)?;
+    }
+    Ok(())
+}
+
+fn wait_for_disks(machine: &mut Machine) -> anyhow::Result<()> {
+    let disks = machine.settings.iter().flat_map(|settings| settings.disks.iter());
+    for disk in disks.filter(|disk| disk.starts_with("/dev/")) {
+        wait_for(|| Path::new(disk).exists().then_some(())).with_context(|| format!("no disk {disk}"))?;
+    }
+    Ok(())
+}
+
+/// What `look` finds within [`DEVICE_PATIENCE`].
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + DEVICE_PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
