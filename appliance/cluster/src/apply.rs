@@ -170,6 +170,7 @@ impl ClusterState {
             }
         }
         self.volumes.remove(&id);
+        self.deleted.insert(id);
         Ok(Outcome::told(Severity::Warning, format!("Volume {name} was deleted.")))
     }
 

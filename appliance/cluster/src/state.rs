@@ -31,6 +31,9 @@ pub struct ClusterState {
     pub volumes: BTreeMap<VolumeId, VolumeEntry>,
     /// Every target, by iSCSI name.
     pub targets: BTreeMap<String, Target>,
+    /// Volumes that were deleted, for good: a node that was away frees their space when it returns. A volume that is
+    /// merely missing from a state may be one that this state is too old to know.
+    pub deleted: BTreeSet<VolumeId>,
 }
 
 /// Which cluster this is.
@@ -91,6 +94,7 @@ impl Default for ClusterState {
             members: BTreeMap::new(),
             volumes: BTreeMap::new(),
             targets: BTreeMap::new(),
+            deleted: BTreeSet::new(),
         }
     }
 }
@@ -138,6 +142,7 @@ impl ClusterState {
             members: self.members.values().cloned().collect(),
             volumes: here.map(|v| Volume { name: v.name.clone(), config: v.config.clone() }).collect(),
             targets: self.targets.values().cloned().collect(),
+            deleted: self.deleted.iter().copied().collect(),
             portal: Some(cluster.portal),
             timing,
         })
@@ -162,6 +167,9 @@ impl ClusterState {
             if self.members.values().filter(|m| m.name == member.name).count() > 1 {
                 return fault(format!("two members are named {:?}", member.name));
             }
+        }
+        if self.deleted.iter().any(|id| self.volumes.contains_key(id)) {
+            return fault("a deleted volume is there again".into());
         }
         for (id, entry) in &self.volumes {
             self.validate_volume(*id, entry)?;

@@ -52,6 +52,8 @@ pub struct CommittedState {
     pub volumes: Vec<Volume>,
     /// Every target.
     pub targets: Vec<Target>,
+    /// Volumes that were deleted: their space is freed. One that is only missing from `volumes` is kept.
+    pub deleted: Vec<VolumeId>,
     /// Where initiators connect; bound by the node that serves.
     pub portal: Option<SocketAddr>,
     /// Time-outs.
