@@ -18,9 +18,10 @@ pub struct Command<'a> {
     pub lun: [u8; 8],
     /// The CDB: 16 bytes, shorter ones padded with zeroes (RFC 7143 §11.3); longer ones are refused.
     pub cdb: &'a [u8],
-    /// Data-out bytes that arrived: at most [`Transfer::len_bytes`] of [`crate::expected_transfer`].
-    pub data_out_len: u64,
-    /// Those bytes, where [`Transfer::inspected`] says that the device server reads them; otherwise empty.
+    /// Data-out bytes that the initiator offers: its expected length (iSCSI: EDTL of a command with the W bit), 0
+    /// without data-out. May be less or more than the CDB wants; the transport collects the lesser of both.
+    pub offered_len: u64,
+    /// The bytes collected, where [`Transfer::inspected`] says that the device server reads them; otherwise empty.
     pub parameters: &'a [u8],
 }
 
@@ -43,9 +44,13 @@ pub struct Transfer {
     pub direction: Direction,
     /// How much. The transport compares it with the initiator's expected length for the residual of data-out.
     pub len_bytes: u64,
-    /// The device server reads the data-out bytes itself ([`Command::parameters`]); never more than 64 KiB.
+    /// The device server reads the data-out bytes itself ([`Command::parameters`]); never more than
+    /// [`MAX_PARAMETER_BYTES`].
     pub inspected: bool,
 }
+
+/// Longest parameter list that a command may bring, in bytes. Longer ones are refused without reading them.
+pub const MAX_PARAMETER_BYTES: u64 = 65536;
 
 impl Transfer {
     /// No data.
@@ -66,11 +71,11 @@ pub struct Extent {
 pub enum Operation {
     /// Read into data-in. [`Outcome::Done`].
     Read(Extent),
-    /// Write the extent from the start of data-out. `fua`: durable before it is done (S1).
+    /// Write the extent from the start of data-out.
     Write {
         /// Where.
         extent: Extent,
-        /// Force unit access.
+        /// Force unit access: durable before it is done (S1), write-back cache or not.
         fua: bool,
     },
     /// Write the one block that is data-out to every block of the extent.

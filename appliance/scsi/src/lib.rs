@@ -15,26 +15,54 @@
 
 extern crate alloc;
 
+mod capacity;
+mod cdb;
 mod command;
+mod compare;
+mod diagnostic;
 mod identity;
+mod inquiry;
+mod limits;
 pub mod lun;
+mod mode;
+mod opcode;
+mod persistent;
+mod persistent_in;
+mod persistent_out;
+mod provisioning;
+mod read_write;
+mod report;
+mod reservation_scsi2;
 mod sense;
+mod table;
 mod target;
+#[cfg(test)]
+mod testing;
 mod unit;
 mod unit_attention;
+mod verify;
+mod vpd;
 
 pub use command::{
-    Command, Continuation, DataIn, Direction, Extent, Fault, NexusId, Operation, Outcome, Response, Status,
-    Step, Transfer,
+    Command, Continuation, DataIn, Direction, Extent, Fault, MAX_PARAMETER_BYTES, NexusId, Operation,
+    Outcome, Response, Status, Step, Transfer,
 };
 pub use identity::{InitiatorPort, TargetPort, naa, serial};
 pub use sense::{Asc, FieldPointer, MAX_SENSE_BYTES, Sense, SenseBytes, SenseKey};
 pub use target::Target;
 pub use unit::{LogicalUnit, UnitConfig};
 
-/// What a CDB says about its data. Unknown commands move none.
+/// What a CDB says about its data. A command that is unknown or too long moves none: [`Target::execute`] refuses it
+/// without looking at data, so nothing need be collected for it.
 #[must_use]
 pub fn expected_transfer(cdb: &[u8]) -> Transfer {
-    let _ = cdb;
-    Transfer::NONE
+    let Some(cdb) = cdb::Cdb::new(cdb) else { return Transfer::NONE };
+    opcode::Opcode::find(&cdb).map_or(Transfer::NONE, |entry| entry.data.transfer(&cdb))
+}
+
+/// Name of a CDB's command, for logs.
+#[must_use]
+pub fn command_name(cdb: &[u8]) -> Option<&'static str> {
+    let cdb = cdb::Cdb::new(cdb)?;
+    opcode::Opcode::find(&cdb).ok().map(|entry| entry.name)
 }

@@ -33,10 +33,10 @@ impl Asc {
     pub const NONE: Self = Self(0x00, 0x00);
     /// LOGICAL UNIT NOT READY, ASYMMETRIC ACCESS STATE TRANSITION.
     pub const ACCESS_STATE_TRANSITION: Self = Self(0x04, 0x0a);
-    /// LOGICAL UNIT NOT READY, INITIALIZING COMMAND REQUIRED (stopped by START STOP UNIT).
-    pub const INITIALIZING_COMMAND_REQUIRED: Self = Self(0x04, 0x02);
     /// WRITE ERROR.
     pub const WRITE_ERROR: Self = Self(0x0c, 0x00);
+    /// INVALID FIELD IN COMMAND INFORMATION UNIT.
+    pub const INVALID_FIELD_IN_INFORMATION_UNIT: Self = Self(0x0e, 0x03);
     /// UNRECOVERED READ ERROR.
     pub const UNRECOVERED_READ_ERROR: Self = Self(0x11, 0x00);
     /// PARAMETER LIST LENGTH ERROR.
@@ -75,8 +75,6 @@ impl Asc {
     pub const ACCESS_STATE_CHANGED: Self = Self(0x2a, 0x06);
     /// CAPACITY DATA HAS CHANGED.
     pub const CAPACITY_CHANGED: Self = Self(0x2a, 0x09);
-    /// COMMAND SEQUENCE ERROR.
-    pub const COMMAND_SEQUENCE: Self = Self(0x2c, 0x00);
     /// COMMANDS CLEARED BY ANOTHER INITIATOR.
     pub const COMMANDS_CLEARED: Self = Self(0x2f, 0x00);
     /// SAVING PARAMETERS NOT SUPPORTED.
@@ -147,6 +145,16 @@ impl Sense {
     #[must_use]
     pub const fn invalid_parameter_byte(byte: u16) -> Self {
         Self::illegal(Asc::INVALID_FIELD_IN_PARAMETERS).at(FieldPointer { in_cdb: false, byte, bit: None })
+    }
+
+    /// 5/26/00 pointing at a field of the parameter list whose leftmost bit is `bit` of `byte`.
+    #[must_use]
+    pub const fn invalid_parameter_bit(byte: u16, bit: u8) -> Self {
+        Self::illegal(Asc::INVALID_FIELD_IN_PARAMETERS).at(FieldPointer {
+            in_cdb: false,
+            byte,
+            bit: Some(bit),
+        })
     }
 
     /// 6/asc.

@@ -1,11 +1,19 @@
 //! One target: its logical units, its nexuses, and the way of a command through them.
+//!
+//! A command passes, in this order: opcode known → LUN known → NACA clear → unit attention → reservations → unit served →
+//! write protection → its handler. The order is SAM-5 §5.14 (a unit attention is reported before a conflict).
 
-use crate::command::{Command, Continuation, NexusId, Outcome, Response, Step};
+use crate::cdb::Cdb;
+use crate::command::{
+    Command, Continuation, DataIn, Fault, NexusId, Operation, Outcome, Response, Status, Step,
+};
 use crate::identity::{InitiatorPort, TargetPort};
-use crate::lun;
-use crate::sense::{Asc, Sense};
+use crate::opcode::{Handler, Opcode};
+use crate::sense::{Asc, Sense, SenseKey};
 use crate::unit::{LogicalUnit, UnitConfig};
+use crate::{lun, provisioning, verify};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 /// A SCSI target device with one port.
 #[derive(Debug)]
@@ -13,6 +21,14 @@ pub struct Target {
     pub(crate) port: TargetPort,
     pub(crate) nexuses: BTreeMap<NexusId, InitiatorPort>,
     pub(crate) units: BTreeMap<u16, LogicalUnit>,
+}
+
+/// A command that has reached its logical unit.
+pub(crate) struct Call<'a> {
+    pub(crate) command: &'a Command<'a>,
+    pub(crate) cdb: Cdb,
+    pub(crate) unit: &'a mut LogicalUnit,
+    pub(crate) nexuses: &'a BTreeMap<NexusId, InitiatorPort>,
 }
 
 impl Target {
@@ -26,6 +42,12 @@ impl Target {
     #[must_use]
     pub fn unit(&self, lun: u16) -> Option<&LogicalUnit> {
         self.units.get(&lun)
+    }
+
+    /// Whether a unit answers at this LUN field (for task management: function rejected otherwise).
+    #[must_use]
+    pub fn has_unit(&self, lun: [u8; 8]) -> bool {
+        lun::decode(lun).is_some_and(|number| self.units.contains_key(&number))
     }
 
     /// Shows a volume at `lun` (0 to 16383), in place of what was there.
@@ -72,18 +94,16 @@ impl Target {
         self.units.values_mut().for_each(|unit| unit.detach(nexus));
     }
 
-    /// LOGICAL UNIT RESET, after the transport has aborted the unit's tasks.
+    /// LOGICAL UNIT RESET, after the transport has aborted the unit's tasks: 29/03 for every nexus.
     pub fn reset_unit(&mut self, lun: [u8; 8]) {
         if let Some(unit) = lun::decode(lun).and_then(|number| self.units.get_mut(&number)) {
-            unit.attentions.establish_all(Asc::DEVICE_RESET, None);
+            unit.reset();
         }
     }
 
     /// TARGET WARM or COLD RESET, after the transport has aborted all tasks.
     pub fn reset_all(&mut self) {
-        for unit in self.units.values_mut() {
-            unit.attentions.establish_all(Asc::DEVICE_RESET, None);
-        }
+        self.units.values_mut().for_each(LogicalUnit::reset);
     }
 
     /// CLEAR TASK SET by `nexus`, after the transport has aborted the unit's tasks. `losers` had some.
@@ -95,22 +115,86 @@ impl Target {
         }
     }
 
-    /// Whether a unit answers at this LUN field (for task management: function rejected otherwise).
-    #[must_use]
-    pub fn has_unit(&self, lun: [u8; 8]) -> bool {
-        lun::decode(lun).is_some_and(|number| self.units.contains_key(&number))
-    }
-
     /// Starts a command.
     pub fn execute(&mut self, command: &Command<'_>) -> Step {
-        let _ = command;
-        Step::Done(Response::from(Sense::illegal(Asc::INVALID_OPCODE)))
+        let Some(cdb) = Cdb::new(command.cdb) else {
+            return self.failed(command, Sense::illegal(Asc::INVALID_OPCODE));
+        };
+        match self.route(command, &cdb) {
+            Ok(step) => step,
+            Err(sense) => self.failed(command, sense),
+        }
+    }
+
+    fn route(&mut self, command: &Command<'_>, cdb: &Cdb) -> Result<Step, Sense> {
+        let opcode = Opcode::find(cdb);
+        // INQUIRY, REPORT LUNS and REQUEST SENSE also answer where no unit is.
+        if let Ok(Opcode { handler: Handler::Target(run), .. }) = opcode {
+            check_naca(opcode?, cdb)?;
+            return run(self, command, cdb);
+        }
+        let unit = lun::decode(command.lun).and_then(|number| self.units.get_mut(&number));
+        let unit = unit.ok_or(Sense::illegal(Asc::UNIT_NOT_SUPPORTED))?;
+        if unit.attentions.is_pending(command.nexus)
+            && let Some(asc) = unit.attentions.take(command.nexus)
+        {
+            return Err(Sense::unit_attention(asc));
+        }
+        let opcode = opcode?;
+        if !opcode.exists_on(&unit.config) {
+            return Err(Sense::illegal(Asc::INVALID_OPCODE));
+        }
+        check_naca(opcode, cdb)?;
+        let port = self.nexuses.get(&command.nexus);
+        if !unit.reservations_allow(opcode, cdb, command.nexus, port) {
+            return Ok(Step::Done(Response::status(Status::ReservationConflict)));
+        }
+        unit.check_medium(opcode.medium)?;
+        match opcode.handler {
+            Handler::Unit(run) => run(&mut Call { command, cdb: *cdb, unit, nexuses: &self.nexuses }),
+            Handler::Target(run) => run(self, command, cdb),
+        }
     }
 
     /// Goes on with a command whose operation has ended.
     pub fn resume(&mut self, command: &Command<'_>, continuation: Continuation, outcome: Outcome) -> Step {
-        let _ = (command, continuation, outcome);
-        Step::Done(Response::from(Sense::illegal(Asc::INVALID_OPCODE)))
+        match self.go_on(command, continuation, outcome) {
+            Ok(step) => step,
+            Err(sense) => self.failed(command, sense),
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        command: &Command<'_>,
+        continuation: Continuation,
+        outcome: Outcome,
+    ) -> Result<Step, Sense> {
+        check_outcome(outcome)?;
+        let unit = lun::decode(command.lun).and_then(|number| self.units.get_mut(&number));
+        // The unit was unmapped meanwhile; what was asked for is done all the same.
+        let (Some(unit), Some(cdb)) = (unit, Cdb::new(command.cdb)) else {
+            return Err(Sense::new(SenseKey::AbortedCommand, Asc::REPORTED_LUNS_CHANGED));
+        };
+        let mut call = Call { command, cdb, unit, nexuses: &self.nexuses };
+        match continuation {
+            Continuation::Finish => Ok(Step::Done(Response::good())),
+            Continuation::FinishRead { len_bytes } => Ok(Step::Done(Response {
+                status: Status::Good,
+                sense: None,
+                data_in: DataIn::Medium { len_bytes },
+            })),
+            Continuation::VerifyWritten => verify::verify_written(&mut call),
+            Continuation::Unmap { next } => provisioning::unmap_from(&mut call, next),
+            Continuation::LbaStatus => provisioning::lba_status(&mut call, outcome),
+        }
+    }
+
+    /// CHECK CONDITION, in the sense format that the unit's control mode page asks for.
+    fn failed(&self, command: &Command<'_>, mut sense: Sense) -> Step {
+        let unit = lun::decode(command.lun).and_then(|number| self.units.get(&number));
+        sense.descriptor_format = unit.is_some_and(|unit| unit.mode.descriptor_sense);
+        Step::Done(Response::from(sense))
     }
 
     fn luns_changed(&mut self) {
@@ -118,4 +202,64 @@ impl Target {
             unit.attentions.establish_all(Asc::REPORTED_LUNS_CHANGED, None);
         }
     }
+}
+
+/// NORMACA is 0: a CDB that asks for ACA is refused (SAM-5 §5.2).
+fn check_naca(opcode: &Opcode, cdb: &Cdb) -> Result<(), Sense> {
+    let at = opcode.control_at();
+    if !cdb.bit(at, 2) {
+        return Ok(());
+    }
+    Err(Sense::invalid_cdb_bit(u16::try_from(at).unwrap_or(0), 2))
+}
+
+fn check_outcome(outcome: Outcome) -> Result<(), Sense> {
+    let medium = |asc, lba: base::Lba| Sense::new(SenseKey::MediumError, asc).with_information(lba.0);
+    Err(match outcome {
+        Outcome::Done | Outcome::Provisioning { .. } => return Ok(()),
+        Outcome::Miscompare { offset_bytes } => {
+            Sense::new(SenseKey::Miscompare, Asc::MISCOMPARE).with_information(offset_bytes)
+        }
+        Outcome::Failed(Fault::Unreadable(lba)) => medium(Asc::UNRECOVERED_READ_ERROR, lba),
+        Outcome::Failed(Fault::Unwritable(lba)) => medium(Asc::WRITE_ERROR, lba),
+        Outcome::Failed(Fault::OutOfSpace) => Sense::new(SenseKey::DataProtect, Asc::SPACE_ALLOCATION_FAILED),
+        Outcome::Failed(Fault::NotServed) => Sense::new(SenseKey::NotReady, Asc::ACCESS_STATE_TRANSITION),
+        Outcome::Failed(Fault::Internal) => Sense::new(SenseKey::HardwareError, Asc::INTERNAL_FAILURE),
+    })
+}
+
+impl Call<'_> {
+    /// GOOD with parameter data, cut to the allocation length.
+    pub(crate) fn parameters(bytes: Vec<u8>, allocation_len: u64) -> Step {
+        Step::Done(Response::parameters(cut(bytes, allocation_len)))
+    }
+
+    /// An operation after which the command ends.
+    pub(crate) fn finish_with(operation: Operation) -> Step {
+        Step::Backend(operation, Continuation::Finish)
+    }
+
+    /// GOOD without data.
+    pub(crate) fn good() -> Step {
+        Step::Done(Response::good())
+    }
+
+    /// The nexus's port. A nexus that was never attached has none and cannot register.
+    pub(crate) fn initiator(&self) -> Option<&InitiatorPort> {
+        self.nexuses.get(&self.command.nexus)
+    }
+
+    /// The parameter list, `len` bytes of it as the CDB says; 5/1A/00 if the initiator sent less.
+    pub(crate) fn parameter_list(&self, len: u64) -> Result<&[u8], Sense> {
+        usize::try_from(len)
+            .ok()
+            .and_then(|len| self.command.parameters.get(..len))
+            .ok_or(Sense::illegal(Asc::PARAMETER_LIST_LENGTH))
+    }
+}
+
+/// The first `allocation_len` bytes.
+pub(crate) fn cut(mut bytes: Vec<u8>, allocation_len: u64) -> Vec<u8> {
+    bytes.truncate(usize::try_from(allocation_len).unwrap_or(usize::MAX));
+    bytes
 }

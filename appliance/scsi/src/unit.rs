@@ -1,7 +1,14 @@
 //! One logical unit: its configuration and what initiators have set on it.
 
+use crate::cdb::{Cdb, Range};
 use crate::command::{Extent, NexusId};
-use crate::sense::{Asc, Sense};
+use crate::identity::InitiatorPort;
+use crate::limits::MAX_TRANSFER_BLOCKS;
+use crate::mode::ModeState;
+use crate::opcode::{Medium, Opcode, Rights};
+use crate::persistent::{Access, PersistentState};
+use crate::reservation_scsi2::Scsi2Reservation;
+use crate::sense::{Asc, Sense, SenseKey};
 use crate::unit_attention::UnitAttentions;
 use base::{ClusterId, Lba, VolumeId};
 
@@ -22,24 +29,13 @@ pub struct UnitConfig {
     pub write_back: bool,
     /// Writes are refused with 7/27/00.
     pub read_only: bool,
-    /// Longest READ, WRITE, VERIFY … in blocks. Reported in VPD B0.
-    pub max_transfer_blocks: u32,
 }
 
 impl UnitConfig {
-    /// 512e, thick, write-through, writable, commands up to 64 MiB.
+    /// 512e, thick, write-through, writable.
     #[must_use]
     pub fn new(cluster: ClusterId, volume: VolumeId, blocks: u64) -> Self {
-        Self {
-            cluster,
-            volume,
-            blocks,
-            physical_4k: true,
-            thin: false,
-            write_back: false,
-            read_only: false,
-            max_transfer_blocks: 131_072,
-        }
+        Self { cluster, volume, blocks, physical_4k: true, thin: false, write_back: false, read_only: false }
     }
 }
 
@@ -50,11 +46,21 @@ pub struct LogicalUnit {
     /// Served now; otherwise medium commands answer "not ready, retry".
     pub(crate) served: bool,
     pub(crate) attentions: UnitAttentions,
+    pub(crate) mode: ModeState,
+    pub(crate) reserved: Scsi2Reservation,
+    pub(crate) persistent: PersistentState,
 }
 
 impl LogicalUnit {
     pub(crate) fn new(config: UnitConfig) -> Self {
-        Self { config, served: true, attentions: UnitAttentions::default() }
+        Self {
+            config,
+            served: true,
+            attentions: UnitAttentions::default(),
+            mode: ModeState::default(),
+            reserved: Scsi2Reservation::default(),
+            persistent: PersistentState::default(),
+        }
     }
 
     /// What it is.
@@ -68,9 +74,18 @@ impl LogicalUnit {
         self.attentions.attach(nexus);
     }
 
-    /// A nexus went.
+    /// A nexus went: an I_T nexus loss ends its SCSI-2 reservation (SPC-2 §5.5.1).
     pub(crate) fn detach(&mut self, nexus: NexusId) {
         self.attentions.detach(nexus);
+        self.reserved.release(nexus);
+    }
+
+    /// Logical unit reset (SAM-5 §6.3.3): SCSI-2 reservations end, mode parameters return to their defaults, persistent
+    /// reservations stay.
+    pub(crate) fn reset(&mut self) {
+        self.reserved = Scsi2Reservation::default();
+        self.mode = ModeState::default();
+        self.attentions.establish_all(Asc::DEVICE_RESET, None);
     }
 
     /// The extent if it lies within the capacity; else 5/21/00.
@@ -78,6 +93,58 @@ impl LogicalUnit {
         match lba.checked_add(blocks) {
             Some(end) if end <= self.config.blocks => Ok(Extent { lba: Lba(lba), blocks }),
             _ => Err(Sense::illegal(Asc::LBA_OUT_OF_RANGE)),
+        }
+    }
+
+    /// The extent of a transfer: within the capacity, else 5/21/00, and within the block limits, else 5/24/00.
+    pub(crate) fn transfer_extent(&self, range: Range) -> Result<Extent, Sense> {
+        let extent = self.extent(range.lba, range.blocks)?;
+        if range.blocks > MAX_TRANSFER_BLOCKS {
+            return Err(Sense::invalid_cdb_byte(range.blocks_at));
+        }
+        Ok(extent)
+    }
+
+    /// Configured read-only, or write protected by the control mode page's SWP.
+    pub(crate) fn write_protected(&self) -> bool {
+        self.config.read_only || self.mode.software_write_protect
+    }
+
+    /// 2/04/0A while the unit is not served; 7/27/00 for a write to a protected one.
+    pub(crate) fn check_medium(&self, needed: Medium) -> Result<(), Sense> {
+        match needed {
+            Medium::Unneeded => Ok(()),
+            Medium::Needed | Medium::Modified if !self.served => {
+                Err(Sense::new(SenseKey::NotReady, Asc::ACCESS_STATE_TRANSITION))
+            }
+            Medium::Modified if self.write_protected() => {
+                Err(Sense::new(SenseKey::DataProtect, Asc::WRITE_PROTECTED))
+            }
+            Medium::Needed | Medium::Modified => Ok(()),
+        }
+    }
+
+    /// Whether reservations of others leave this command to the nexus; else RESERVATION CONFLICT.
+    pub(crate) fn reservations_allow(
+        &self,
+        opcode: &Opcode,
+        cdb: &Cdb,
+        nexus: NexusId,
+        port: Option<&InitiatorPort>,
+    ) -> bool {
+        let rights = match opcode.rights {
+            Rights::StartStop if cdb.bit(4, 0) && cdb.byte(4) >> 4 == 0 => Rights::Always,
+            Rights::StartStop => Rights::Write,
+            rights => rights,
+        };
+        let mine = !self.reserved.is_held_by_other(nexus);
+        match rights {
+            Rights::Always => true,
+            Rights::PastPersistent => mine,
+            Rights::Read => mine && self.persistent.allows(port, Access::Read),
+            Rights::Write | Rights::StartStop => mine && self.persistent.allows(port, Access::Write),
+            Rights::Persistent => !self.reserved.is_held(),
+            Rights::Scsi2 => !self.persistent.has_registrations(),
         }
     }
 }

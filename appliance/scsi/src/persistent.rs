@@ -1,0 +1,303 @@
+//! Persistent reservations (SPC-4 §5.13): the state of one logical unit, and what each service action makes of it.
+//!
+//! Everything here is a pure function of the state and the request: [`PersistentState::register`] and its siblings answer
+//! a [`Transition`], which [`PersistentState::commit`] installs. So a transition can be agreed upon by the cluster before
+//! the command is answered (S15).
+//!
+//! Invariants
+//! - A reservation has a holder that is registered; with an all-registrants type, at least one is registered.
+//! - Registrations are per initiator port (the target has one port), sorted, each key not zero.
+
+use crate::identity::InitiatorPort;
+use crate::sense::{Asc, Sense};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+/// Most registrations of one unit; the next one gets 5/55/04.
+const MAX_REGISTRATIONS: usize = 512;
+
+/// Persistent reservation type (SPC-4 table 64).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum PersistentType {
+    WriteExclusive = 1,
+    ExclusiveAccess = 3,
+    WriteExclusiveRegistrantsOnly = 5,
+    ExclusiveAccessRegistrantsOnly = 6,
+    WriteExclusiveAllRegistrants = 7,
+    ExclusiveAccessAllRegistrants = 8,
+}
+
+/// What a command wants of the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+impl PersistentType {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::WriteExclusive,
+            3 => Self::ExclusiveAccess,
+            5 => Self::WriteExclusiveRegistrantsOnly,
+            6 => Self::ExclusiveAccessRegistrantsOnly,
+            7 => Self::WriteExclusiveAllRegistrants,
+            8 => Self::ExclusiveAccessAllRegistrants,
+            _ => return None,
+        })
+    }
+
+    /// Every registrant holds it.
+    pub(crate) fn is_all_registrants(self) -> bool {
+        matches!(self, Self::WriteExclusiveAllRegistrants | Self::ExclusiveAccessAllRegistrants)
+    }
+
+    /// Registrants share the access of the holder.
+    fn admits_registrants(self) -> bool {
+        !matches!(self, Self::WriteExclusive | Self::ExclusiveAccess)
+    }
+
+    /// Those who are not admitted may read.
+    fn admits_readers(self) -> bool {
+        matches!(
+            self,
+            Self::WriteExclusive | Self::WriteExclusiveRegistrantsOnly | Self::WriteExclusiveAllRegistrants
+        )
+    }
+}
+
+/// The reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reservation {
+    pub(crate) kind: PersistentType,
+    /// Who made it; without meaning for all-registrants types.
+    pub(crate) holder: InitiatorPort,
+}
+
+/// Registrations and reservation of one logical unit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PersistentState {
+    generation: u32,
+    registrations: BTreeMap<InitiatorPort, u64>,
+    reservation: Option<Reservation>,
+}
+
+/// A change that is decided but not yet in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Transition {
+    next: PersistentState,
+    /// Unit attentions that the change establishes.
+    pub(crate) attentions: Vec<(InitiatorPort, Asc)>,
+    /// Ports that lost their registration by preemption (their tasks end with PREEMPT AND ABORT).
+    pub(crate) preempted: Vec<InitiatorPort>,
+}
+
+/// Why a service action is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// RESERVATION CONFLICT.
+    Conflict,
+    /// CHECK CONDITION.
+    Check(Sense),
+}
+
+type Decision = Result<Transition, Refusal>;
+
+impl PersistentState {
+    /// PRGENERATION: counts changes of registrations.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Ports and keys.
+    pub(crate) fn registrations(&self) -> impl Iterator<Item = (&InitiatorPort, u64)> {
+        self.registrations.iter().map(|(port, &key)| (port, key))
+    }
+
+    /// The reservation in force.
+    pub(crate) fn reservation(&self) -> Option<&Reservation> {
+        self.reservation.as_ref()
+    }
+
+    pub(crate) fn has_registrations(&self) -> bool {
+        !self.registrations.is_empty()
+    }
+
+    /// Key of the reservation: the holder's, 0 for all-registrants types (SPC-4 §6.15.3.2).
+    pub(crate) fn reservation_key(&self) -> u64 {
+        match &self.reservation {
+            Some(held) if !held.kind.is_all_registrants() => {
+                self.registrations.get(&held.holder).copied().unwrap_or(0)
+            }
+            Some(_) | None => 0,
+        }
+    }
+
+    /// Whether `port` holds the reservation.
+    pub(crate) fn is_holder(&self, port: &InitiatorPort) -> bool {
+        self.reservation.as_ref().is_some_and(|held| {
+            if held.kind.is_all_registrants() {
+                self.registrations.contains_key(port)
+            } else {
+                held.holder == *port
+            }
+        })
+    }
+
+    /// Whether the reservation leaves a command to `port` (SPC-4 table 66, SBC-3 table 13).
+    pub(crate) fn allows(&self, port: Option<&InitiatorPort>, access: Access) -> bool {
+        let Some(held) = &self.reservation else { return true };
+        let registered = port.is_some_and(|port| self.registrations.contains_key(port));
+        port.is_some_and(|port| self.is_holder(port))
+            || (registered && held.kind.admits_registrants())
+            || (access == Access::Read && held.kind.admits_readers())
+    }
+
+    /// REGISTER, or with `ignore_existing` REGISTER AND IGNORE EXISTING KEY.
+    pub(crate) fn register(
+        &self,
+        port: &InitiatorPort,
+        key: u64,
+        new_key: u64,
+        ignore_existing: bool,
+    ) -> Decision {
+        let registered = self.registrations.get(port).copied();
+        if !ignore_existing && registered.unwrap_or(0) != key {
+            return Err(Refusal::Conflict);
+        }
+        let mut change = self.unchanged();
+        match (registered, new_key) {
+            (None, 0) => return Ok(change),
+            (None, _) if self.registrations.len() >= MAX_REGISTRATIONS => {
+                return Err(Refusal::Check(Sense::illegal(Asc::INSUFFICIENT_REGISTRATION_RESOURCES)));
+            }
+            (Some(_), 0) => change.unregister(port),
+            (_, _) => {
+                change.next.registrations.insert(port.clone(), new_key);
+            }
+        }
+        Ok(change.counted())
+    }
+
+    /// RESERVE.
+    pub(crate) fn reserve(&self, port: &InitiatorPort, key: u64, kind: PersistentType) -> Decision {
+        self.check_key(port, key)?;
+        let mut change = self.unchanged();
+        match &self.reservation {
+            Some(held) if held.kind == kind && self.is_holder(port) => {}
+            Some(_) => return Err(Refusal::Conflict),
+            None => change.next.reservation = Some(Reservation { kind, holder: port.clone() }),
+        }
+        Ok(change)
+    }
+
+    /// RELEASE. `kind`: the type that the initiator believes is held.
+    pub(crate) fn release(&self, port: &InitiatorPort, key: u64, kind: Option<PersistentType>) -> Decision {
+        self.check_key(port, key)?;
+        let mut change = self.unchanged();
+        let Some(held) = self.reservation.as_ref().filter(|_| self.is_holder(port)) else {
+            return Ok(change);
+        };
+        if Some(held.kind) != kind {
+            return Err(Refusal::Check(Sense::illegal(Asc::INVALID_RELEASE)));
+        }
+        change.next.reservation = None;
+        if held.kind.admits_registrants() {
+            change.alert_registrants(port, Asc::RESERVATIONS_RELEASED);
+        }
+        Ok(change)
+    }
+
+    /// CLEAR.
+    pub(crate) fn clear(&self, port: &InitiatorPort, key: u64) -> Decision {
+        self.check_key(port, key)?;
+        let mut change = self.unchanged();
+        change.alert_registrants(port, Asc::RESERVATIONS_PREEMPTED);
+        change.next.registrations.clear();
+        change.next.reservation = None;
+        Ok(change.counted())
+    }
+
+    /// PREEMPT (SPC-4 §5.13.11.4).
+    pub(crate) fn preempt(
+        &self,
+        port: &InitiatorPort,
+        key: u64,
+        victim_key: u64,
+        kind: Option<PersistentType>,
+    ) -> Decision {
+        self.check_key(port, key)?;
+        let takes_over = match &self.reservation {
+            Some(held) if held.kind.is_all_registrants() => victim_key == 0,
+            Some(_) => victim_key == self.reservation_key(),
+            None => false,
+        };
+        if victim_key == 0 && !takes_over {
+            return Err(Refusal::Check(Sense::invalid_parameter_byte(8)));
+        }
+        let is_victim = |registered: u64| victim_key == 0 || registered == victim_key;
+        if !self.registrations.values().any(|&registered| is_victim(registered)) {
+            return Err(Refusal::Conflict);
+        }
+        let mut change = self.unchanged();
+        for (victim, _) in self.registrations().filter(|(other, key)| *other != port && is_victim(*key)) {
+            change.next.registrations.remove(victim);
+            change.attentions.push((victim.clone(), Asc::REGISTRATIONS_PREEMPTED));
+            change.preempted.push(victim.clone());
+        }
+        if takes_over {
+            let kind = kind.ok_or(Refusal::Check(Sense::invalid_cdb_bit(2, 3)))?;
+            if self.reservation.as_ref().is_some_and(|held| held.kind != kind) {
+                change.alert_registrants(port, Asc::RESERVATIONS_RELEASED);
+            }
+            change.next.reservation = Some(Reservation { kind, holder: port.clone() });
+        }
+        Ok(change.counted())
+    }
+
+    /// Installs a transition that was decided on this very state.
+    pub(crate) fn commit(&mut self, transition: Transition) {
+        *self = transition.next;
+    }
+
+    /// All service actions but the registering ones need a registration with the right key.
+    fn check_key(&self, port: &InitiatorPort, key: u64) -> Result<(), Refusal> {
+        if self.registrations.get(port) == Some(&key) { Ok(()) } else { Err(Refusal::Conflict) }
+    }
+
+    fn unchanged(&self) -> Transition {
+        Transition { next: self.clone(), attentions: Vec::new(), preempted: Vec::new() }
+    }
+}
+
+impl Transition {
+    /// PRGENERATION counts this change.
+    fn counted(mut self) -> Self {
+        self.next.generation = self.next.generation.wrapping_add(1);
+        self
+    }
+
+    /// `asc` for every port still registered, but `port`.
+    fn alert_registrants(&mut self, port: &InitiatorPort, asc: Asc) {
+        let others = self.next.registrations.keys().filter(|other| *other != port);
+        self.attentions.extend(others.map(|other| (other.clone(), asc)));
+    }
+
+    /// Ends a registration and, if its port held the reservation alone, that too (SPC-4 §5.13.11.3).
+    fn unregister(&mut self, port: &InitiatorPort) {
+        let held = self.next.is_holder(port);
+        self.next.registrations.remove(port);
+        let Some(kind) = self.next.reservation.as_ref().filter(|_| held).map(|reservation| reservation.kind)
+        else {
+            return;
+        };
+        if kind.is_all_registrants() && self.next.has_registrations() {
+            return;
+        }
+        self.next.reservation = None;
+        if kind.admits_registrants() {
+            self.alert_registrants(port, Asc::RESERVATIONS_RELEASED);
+        }
+    }
+}
