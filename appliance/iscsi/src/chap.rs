@@ -1,0 +1,255 @@
+//! CHAP with MD5 (RFC 7143 §12.1.3, RFC 1994), one-way and mutual, seen from the target.
+
+use crate::text::{self, number};
+use alloc::string::String;
+use alloc::vec::Vec;
+use md5::{Digest, Md5};
+use subtle::ConstantTimeEq;
+
+/// CHAP_A value of MD5.
+const ALGORITHM_MD5: &str = "5";
+/// Longest challenge or response, octets (RFC 7143 §12.1.3).
+const MAX_OCTETS: usize = 1024;
+
+/// What an initiator must know.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// CHAP name of the initiator.
+    pub name: String,
+    /// Its secret.
+    pub secret: Vec<u8>,
+    /// Name and secret of the target, for initiators that want to authenticate it.
+    pub mutual: Option<(String, Vec<u8>)>,
+}
+
+impl core::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Credentials({})", self.name)
+    }
+}
+
+/// Random values of one authentication, from the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nonce {
+    /// CHAP_I.
+    pub id: u8,
+    /// CHAP_C.
+    pub challenge: [u8; 16],
+}
+
+/// The initiator failed to prove who it is, or broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAuthentic;
+
+/// One authentication.
+#[derive(Debug)]
+pub(crate) struct Chap {
+    credentials: Credentials,
+    nonce: Nonce,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// CHAP was chosen; the initiator names algorithms next.
+    Algorithm,
+    /// The challenge was sent; the response comes next.
+    Response,
+    /// Authentic.
+    Done,
+}
+
+impl Chap {
+    pub(crate) fn new(credentials: Credentials, nonce: Nonce) -> Self {
+        Self { credentials, nonce, step: Step::Algorithm }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.step == Step::Done
+    }
+
+    /// Takes the keys of one request; `pairs` may hold others too. Nothing of CHAP in them: no step.
+    pub(crate) fn keys(&mut self, pairs: &[(&str, &str)], out: &mut Vec<u8>) -> Result<(), NotAuthentic> {
+        let find = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
+        match (self.step, find("CHAP_A"), find("CHAP_R")) {
+            (Step::Algorithm, Some(algorithms), None) => {
+                if !algorithms.split(',').any(|algorithm| algorithm == ALGORITHM_MD5) {
+                    return Err(NotAuthentic);
+                }
+                text::push(out, "CHAP_A", ALGORITHM_MD5);
+                text::push(out, "CHAP_I", self.nonce.id);
+                text::push(out, "CHAP_C", Hex(&self.nonce.challenge));
+                self.step = Step::Response;
+                Ok(())
+            }
+            (Step::Response, None, Some(response)) => {
+                let name = find("CHAP_N").ok_or(NotAuthentic)?;
+                let response = octets(response).ok_or(NotAuthentic)?;
+                let expected = digest(self.nonce.id, &self.credentials.secret, &self.nonce.challenge);
+                let same = response.as_slice().ct_eq(&expected);
+                if name != self.credentials.name || !bool::from(same) {
+                    return Err(NotAuthentic);
+                }
+                self.answer_mutual(find("CHAP_I"), find("CHAP_C"), out)?;
+                self.step = Step::Done;
+                Ok(())
+            }
+            (_, None, None) => Ok(()),
+            _ => Err(NotAuthentic),
+        }
+    }
+
+    /// The initiator authenticates the target, too. Its challenge must not be ours sent back.
+    fn answer_mutual(
+        &self,
+        id: Option<&str>,
+        challenge: Option<&str>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), NotAuthentic> {
+        let (id, challenge) = match (id, challenge) {
+            (None, None) => return Ok(()),
+            (Some(id), Some(challenge)) => (id, challenge),
+            _ => return Err(NotAuthentic),
+        };
+        let id = number(id).and_then(|id| u8::try_from(id).ok()).ok_or(NotAuthentic)?;
+        let challenge = octets(challenge).ok_or(NotAuthentic)?;
+        let (name, secret) = self.credentials.mutual.as_ref().ok_or(NotAuthentic)?;
+        if challenge == self.nonce.challenge {
+            return Err(NotAuthentic);
+        }
+        text::push(out, "CHAP_N", name);
+        text::push(out, "CHAP_R", Hex(&digest(id, secret, &challenge)));
+        Ok(())
+    }
+}
+
+fn digest(id: u8, secret: &[u8], challenge: &[u8]) -> [u8; 16] {
+    Md5::new().chain_update([id]).chain_update(secret).chain_update(challenge).finalize().into()
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl core::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("0x")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A binary value: 0x-hex or 0b-base64 (RFC 7143 §6.1).
+fn octets(value: &str) -> Option<Vec<u8>> {
+    let (form, digits) = value.split_at_checked(2)?;
+    let bytes = match form {
+        "0x" | "0X" => hex(digits)?,
+        "0b" | "0B" => base64(digits)?,
+        _ => return None,
+    };
+    (!bytes.is_empty() && bytes.len() <= MAX_OCTETS).then_some(bytes)
+}
+
+fn hex(digits: &str) -> Option<Vec<u8>> {
+    let nibble = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digits = digits.as_bytes();
+    // An odd number of digits has an implicit leading zero.
+    let (first, rest) = if digits.len() % 2 == 1 { digits.split_at_checked(1)? } else { (&[][..], digits) };
+    let head = first.first().map(|&byte| nibble(byte));
+    head.into_iter()
+        .chain(rest.chunks_exact(2).map(|pair| match pair {
+            [high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
+            _ => None,
+        }))
+        .collect()
+}
+
+fn base64(digits: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let (mut bits, mut have) = (0_u32, 0_u32);
+    for byte in digits.trim_end_matches('=').bytes() {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6 | u32::from(value)) & 0xffff;
+        have += 6;
+        if have >= 8 {
+            have -= 8;
+            out.push(u8::try_from(bits >> have & 0xff).ok()?);
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use alloc::string::ToString;
+
+    const NONCE: Nonce = Nonce { id: 7, challenge: [0xa5; 16] };
+
+    fn chap(mutual: bool) -> Chap {
+        let credentials = Credentials {
+            name: "user".into(),
+            secret: b"secret-secret".to_vec(),
+            mutual: mutual.then(|| ("target".into(), b"other-secret!".to_vec())),
+        };
+        let mut chap = Chap::new(credentials, NONCE);
+        let mut out = Vec::new();
+        chap.keys(&[("CHAP_A", "6,5")], &mut out).unwrap();
+        assert_eq!(out, format!("CHAP_A=5\0CHAP_I=7\0CHAP_C=0x{}\0", "a5".repeat(16)).into_bytes());
+        chap
+    }
+
+    fn response() -> String {
+        Hex(&digest(7, b"secret-secret", &[0xa5; 16])).to_string()
+    }
+
+    #[test]
+    fn the_right_secret_is_accepted_and_a_wrong_one_is_not() {
+        let mut good = chap(false);
+        assert_eq!(good.keys(&[("CHAP_N", "user"), ("CHAP_R", &response())], &mut Vec::new()), Ok(()));
+        assert!(good.is_done());
+        for (name, value) in [("user", "0x00"), ("other", response().as_str()), ("user", "secret-secret")] {
+            let mut bad = chap(false);
+            assert_eq!(bad.keys(&[("CHAP_N", name), ("CHAP_R", value)], &mut Vec::new()), Err(NotAuthentic));
+            assert!(!bad.is_done());
+        }
+    }
+
+    #[test]
+    fn the_target_proves_itself_but_never_on_its_own_challenge() {
+        let mut out = Vec::new();
+        let keys = [("CHAP_N", "user"), ("CHAP_R", &response()), ("CHAP_I", "9"), ("CHAP_C", "0x0102")];
+        chap(true).keys(&keys, &mut out).unwrap();
+        let expected = Hex(&digest(9, b"other-secret!", &[1, 2])).to_string();
+        assert_eq!(out, format!("CHAP_N=target\0CHAP_R={expected}\0").into_bytes());
+        let mirror = format!("0x{}", "a5".repeat(16));
+        let keys =
+            [("CHAP_N", "user"), ("CHAP_R", &response()), ("CHAP_I", "7"), ("CHAP_C", mirror.as_str())];
+        assert_eq!(chap(true).keys(&keys, &mut Vec::new()), Err(NotAuthentic));
+        assert_eq!(chap(false).keys(&keys, &mut Vec::new()), Err(NotAuthentic));
+    }
+
+    #[test]
+    fn steps_out_of_order_fail() {
+        let credentials = Credentials { name: "u".into(), secret: b"s".to_vec(), mutual: None };
+        let mut early = Chap::new(credentials.clone(), NONCE);
+        assert_eq!(early.keys(&[("CHAP_N", "u"), ("CHAP_R", "0x00")], &mut Vec::new()), Err(NotAuthentic));
+        let mut sha_only = Chap::new(credentials, NONCE);
+        assert_eq!(sha_only.keys(&[("CHAP_A", "7")], &mut Vec::new()), Err(NotAuthentic));
+    }
+
+    #[test]
+    fn binary_values_are_hex_or_base64() {
+        assert_eq!(octets("0x0aFf"), Some(Vec::from([0x0a, 0xff])));
+        assert_eq!(octets("0xaff"), Some(Vec::from([0x0a, 0xff])));
+        assert_eq!(octets("0bCv8="), Some(Vec::from([0x0a, 0xff])));
+        for bad in ["", "0", "0x", "0xzz", "0b?", "12"] {
+            assert_eq!(octets(bad), None, "{bad}");
+        }
+    }
+}
