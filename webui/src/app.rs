@@ -1,0 +1,109 @@
+//! What all handlers share.
+
+use crate::certificate;
+use crate::errors::ApiError;
+use crate::limiter::Limiter;
+use crate::password::Password;
+use crate::sessions::Sessions;
+use crate::store;
+use crate::upstream::Upstream;
+use crate::watch::{self, Snapshot};
+use anyhow::{Context, Result};
+use control::api::{Answer, Command, Status};
+use control::settings::Settings;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::{Notify, watch as channel};
+
+/// Handed to every handler.
+pub(crate) type Shared = Arc<App>;
+
+/// One console process.
+pub(crate) struct App {
+    /// The node's directory.
+    pub(crate) dir: PathBuf,
+    /// Its settings, as they were at start.
+    pub(crate) settings: Settings,
+    /// The admin password.
+    pub(crate) password: Password,
+    /// Who is signed in.
+    pub(crate) sessions: Sessions,
+    /// Wrong passwords.
+    pub(crate) limiter: Limiter,
+    /// Cluster manager and supervisor.
+    pub(crate) upstream: Arc<Upstream>,
+    /// What was last seen of them.
+    pub(crate) snapshot: channel::Receiver<Snapshot>,
+    /// SHA-256 of the console's certificate.
+    pub(crate) fingerprint: String,
+    nudge: Arc<Notify>,
+}
+
+impl App {
+    /// Reads `dir` and starts to watch. Needs a tokio runtime.
+    pub(crate) fn start(dir: &Path, settings: Settings) -> Result<(Shared, certificate::Certificate)> {
+        let web_dir = dir.join(control::paths::WEB_DIR);
+        store::private_dir(&web_dir).with_context(|| format!("{}: cannot be made", web_dir.display()))?;
+        let certificate = certificate::load_or_make(&web_dir, &settings.name, settings.address)?;
+        let upstream = Arc::new(Upstream::new(dir));
+        let nudge = Arc::new(Notify::new());
+        let nothing_yet = Snapshot { heard_at: crate::text::unix_now(), ..Snapshot::default() };
+        let (sender, snapshot) = channel::channel(nothing_yet);
+        tokio::spawn(watch::keep(upstream.clone(), sender, nudge.clone()));
+        let app = Self {
+            dir: dir.to_owned(),
+            settings,
+            password: Password::open(&web_dir)?,
+            sessions: Sessions::default(),
+            limiter: Limiter::default(),
+            upstream,
+            snapshot,
+            fingerprint: certificate.fingerprint.clone(),
+            nudge,
+        };
+        Ok((Arc::new(app), certificate))
+    }
+
+    /// What was last seen.
+    pub(crate) fn seen(&self) -> Snapshot {
+        self.snapshot.borrow().clone()
+    }
+
+    /// The status of this moment, with the services, or why there is none.
+    pub(crate) async fn status(&self) -> Result<Status, ApiError> {
+        let (status, services) = tokio::join!(self.upstream.status(), self.upstream.services());
+        let mut status = status?;
+        match services {
+            Ok(services) => status.services = services,
+            Err(error) => status.problems.push(error.message),
+        }
+        Ok(status)
+    }
+
+    /// Runs a command: the one way for pages, REST and the command line.
+    pub(crate) async fn command(&self, command: &Command) -> Result<Answer, ApiError> {
+        let answer = self.upstream.command(command).await;
+        self.nudge.notify_one();
+        match &answer {
+            Ok(_) => tracing::info!(command = name_of(command), "done"),
+            Err(e) => tracing::warn!(command = name_of(command), reason = e.message, "not done"),
+        }
+        answer
+    }
+}
+
+/// For the log; never the pairing code.
+fn name_of(command: &Command) -> &'static str {
+    match command {
+        Command::CreateCluster { .. } => "create cluster",
+        Command::OfferPairing => "offer pairing",
+        Command::Pair { .. } => "pair",
+        Command::CreateVolume { .. } => "create volume",
+        Command::DeleteVolume { .. } => "delete volume",
+        Command::CreateTarget { .. } => "create target",
+        Command::DeleteTarget { .. } => "delete target",
+        Command::MapLun { .. } => "map LUN",
+        Command::UnmapLun { .. } => "unmap LUN",
+        Command::HandOver { .. } => "hand over",
+    }
+}

@@ -1,0 +1,108 @@
+//! The support bundle: what someone needs to find a fault, as a tar archive. No secrets: no identity, no password
+//! hash, no certificate key, no data.
+
+use crate::app::Shared;
+use crate::errors::ApiError;
+use crate::text::unix_now;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use control::settings::Settings;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// The end of each log that goes in.
+const LOG_BYTES: u64 = 4 << 20;
+/// Most log files that go in.
+const LOG_FILES: usize = 64;
+
+/// Sends the archive. A part that can't be had is replaced by the reason.
+pub(crate) async fn download(State(app): State<Shared>) -> Result<Response, ApiError> {
+    let (status, events) = tokio::join!(app.status(), app.upstream.events(0));
+    let parts = [
+        ("status.json", text_of(status)),
+        ("events.json", text_of(events)),
+        ("services.json", text_of(app.upstream.services().await)),
+        ("settings.json", text_of(Ok::<&Settings, ApiError>(&app.settings))),
+        ("version.txt", format!("futago {}\n", env!("CARGO_PKG_VERSION"))),
+    ];
+    let logs = app.dir.join(control::paths::LOG_DIR);
+    let prefix = format!("futago-{}", app.settings.name);
+    let name = format!("{prefix}-{}.tar", unix_now());
+    let archive = tokio::task::spawn_blocking(move || pack(&prefix, &parts, &logs))
+        .await
+        .map_err(|e| ApiError::internal("support bundle", &e))?
+        .map_err(|e| ApiError::internal("support bundle", &e))?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
+    ];
+    Ok((headers, archive).into_response())
+}
+
+fn text_of<T: Serialize>(part: Result<T, ApiError>) -> String {
+    match part {
+        Ok(part) => serde_json::to_string_pretty(&part).unwrap_or_else(|e| format!("not written: {e}\n")),
+        Err(error) => format!("{}\n", error.message),
+    }
+}
+
+fn pack(prefix: &str, parts: &[(&str, String)], logs: &Path) -> io::Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, text) in parts {
+        append(&mut archive, &format!("{prefix}/{name}"), text.as_bytes())?;
+    }
+    // No log directory: a node whose supervisor writes its logs elsewhere.
+    if let Ok(entries) = std::fs::read_dir(logs) {
+        for entry in entries.flatten().take(LOG_FILES) {
+            let Ok(file_name) = entry.file_name().into_string() else { continue };
+            // A link could lead to a secret.
+            if entry.file_type().is_ok_and(|t| t.is_file()) {
+                let end = tail(&entry.path()).unwrap_or_else(|e| format!("not read: {e}\n").into_bytes());
+                append(&mut archive, &format!("{prefix}/log/{file_name}"), &end)?;
+            }
+        }
+    }
+    archive.into_inner()
+}
+
+fn tail(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(LOG_BYTES)))?;
+    let mut end = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut end)?;
+    Ok(end)
+}
+
+fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o600);
+    header.set_mtime(unix_now());
+    archive.append_data(&mut header, name, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_go_in_by_their_end_and_links_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("storage.log"), vec![b'x'; (LOG_BYTES + 5) as usize]).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("link.log")).unwrap();
+        let bytes = pack("futago-a", &[("status.json", "{}".into())], dir.path()).unwrap();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let names: Vec<(String, u64)> = archive
+            .entries()
+            .unwrap()
+            .map(|e| e.unwrap())
+            .map(|e| (e.path().unwrap().display().to_string(), e.size()))
+            .collect();
+        let expected = [("futago-a/status.json", 2), ("futago-a/log/storage.log", LOG_BYTES)];
+        assert_eq!(names, expected.map(|(n, s)| (n.to_owned(), s)));
+    }
+}

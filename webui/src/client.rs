@@ -1,0 +1,297 @@
+//! Typed client of the REST interface: over a node's unix socket, or over HTTPS with the admin password.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), futago_webui::client::ClientError> {
+//! let client = futago_webui::client::Client::local(std::path::Path::new("demo-state/a"));
+//! client.setup("a long password").await?;
+//! for volume in client.status().await?.volumes {
+//!     println!("{} {:?}", volume.name, volume.state);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::errors::ErrorBody;
+use crate::http::{self, Answered, HttpError};
+use base::ByteCount;
+use base64::Engine;
+use control::api::{Event, Status};
+use control::service::ServiceStatus;
+use hyper::{Method, Uri};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+pub use crate::tls::Trust;
+
+/// Largest answer taken; a support bundle is the largest.
+const MOST_BYTES: usize = 512 << 20;
+/// Time for one request. Longer than any command takes at the other end.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+/// Not done: a word for programs, a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ClientError {
+    /// As in [`control::api::Answer::Failed`], and `unauthorized`, `setup_needed`, `too_many_attempts`, `internal`,
+    /// `unreachable` (no console there), `invalid_url`.
+    pub kind: String,
+    /// Names the thing.
+    pub message: String,
+}
+
+impl ClientError {
+    /// Not done because it was done before.
+    #[must_use]
+    pub fn is_done_already(&self) -> bool {
+        self.kind == "exists"
+    }
+
+    pub(crate) fn new(kind: &str, message: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), message: message.into() }
+    }
+}
+
+/// A pairing code to show at the other node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairingOffer {
+    /// Digits and hyphens.
+    pub code: String,
+    /// Seconds that it is good for.
+    pub valid_s: u64,
+}
+
+/// One console.
+#[derive(Clone)]
+pub struct Client {
+    endpoint: Endpoint,
+}
+
+#[derive(Clone)]
+enum Endpoint {
+    Unix(PathBuf),
+    Https { host: String, port: u16, authorization: String, tls: Arc<ClientConfig> },
+}
+
+impl Client {
+    /// The console of the node whose directory is `dir`, by its unix socket. Does no I/O yet.
+    #[must_use]
+    pub fn local(dir: &Path) -> Self {
+        Self { endpoint: Endpoint::Unix(dir.join(control::paths::WEB_SOCKET)) }
+    }
+
+    /// The console at `url` (`https://HOST[:PORT]`), with HTTP Basic. Does no I/O yet.
+    pub fn remote(url: &str, user: &str, password: &str, trust: Trust) -> Result<Self, ClientError> {
+        let fault = |reason: String| ClientError::new("invalid_url", reason);
+        let uri: Uri = url.parse().map_err(|e| fault(format!("{url}: {e}")))?;
+        if uri.scheme_str() != Some("https") || !matches!(uri.path(), "" | "/") {
+            return Err(fault(format!("{url}: must be https://HOST or https://HOST:PORT")));
+        }
+        let host = uri.host().ok_or_else(|| fault(format!("{url}: no host")))?.to_owned();
+        let secret = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        let tls = crate::tls::client_config(trust).map_err(fault)?;
+        let port = uri.port_u16().unwrap_or(443);
+        Ok(Self { endpoint: Endpoint::Https { host, port, authorization: format!("Basic {secret}"), tls } })
+    }
+
+    /// Everything, as of now.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/api/v1/status").await
+    }
+
+    /// The services of the node behind the console.
+    pub async fn services(&self) -> Result<Vec<ServiceStatus>, ClientError> {
+        self.get("/api/v1/services").await
+    }
+
+    /// Events with a number over `after`, oldest first.
+    pub async fn events(&self, after: u64) -> Result<Vec<Event>, ClientError> {
+        self.get(&format!("/api/v1/events?after={after}")).await
+    }
+
+    /// SHA-256 of the console's certificate, as `AB:CD:…`.
+    pub async fn fingerprint(&self) -> Result<String, ClientError> {
+        #[derive(Deserialize)]
+        struct Fingerprint {
+            sha256: String,
+        }
+        self.get("/api/v1/certificate").await.map(|f: Fingerprint| f.sha256)
+    }
+
+    /// Sets the first admin password; `exists` if there is one.
+    pub async fn setup(&self, password: &str) -> Result<(), ClientError> {
+        self.change(Method::POST, "/api/v1/setup", &serde_json::json!({ "password": password })).await
+    }
+
+    /// Makes the node the first member of a new cluster.
+    pub async fn create_cluster(&self, portal: SocketAddr) -> Result<(), ClientError> {
+        self.change(Method::POST, "/api/v1/cluster", &serde_json::json!({ "portal": portal })).await
+    }
+
+    /// Lets one node pair with this one.
+    pub async fn offer_pairing(&self) -> Result<PairingOffer, ClientError> {
+        let answered = self.send(Method::POST, "/api/v1/pairing/offer", None).await?;
+        read(&answered)
+    }
+
+    /// Pairs with the node at `address` (cluster port), which shows `code`, and adds it to this node's cluster.
+    pub async fn join(&self, address: SocketAddr, code: &str) -> Result<(), ClientError> {
+        let body = serde_json::json!({ "address": address, "code": code });
+        self.change(Method::POST, "/api/v1/pairing/join", &body).await
+    }
+
+    /// A new volume on every data node.
+    pub async fn create_volume(&self, name: &str, size: ByteCount) -> Result<(), ClientError> {
+        self.change(Method::POST, "/api/v1/volumes", &serde_json::json!({ "name": name, "size": size })).await
+    }
+
+    /// Deletes a volume that no target uses. The data is lost.
+    pub async fn delete_volume(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/api/v1/volumes/{}", segment(name))).await
+    }
+
+    /// Moves the service of a volume to `to`, or to whichever peer is in sync. Returns when it is committed.
+    pub async fn hand_over(&self, volume: &str, to: Option<&str>) -> Result<(), ClientError> {
+        let path = format!("/api/v1/volumes/{}/handover", segment(volume));
+        self.change(Method::POST, &path, &serde_json::json!({ "to": to })).await
+    }
+
+    /// A new target.
+    pub async fn create_target(&self, iqn: &str) -> Result<(), ClientError> {
+        self.change(Method::POST, "/api/v1/targets", &serde_json::json!({ "iqn": iqn })).await
+    }
+
+    /// Deletes a target.
+    pub async fn delete_target(&self, iqn: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/api/v1/targets/{}", segment(iqn))).await
+    }
+
+    /// Shows a volume as a LUN.
+    pub async fn map_lun(&self, iqn: &str, lun: u16, volume: &str) -> Result<(), ClientError> {
+        let path = format!("/api/v1/targets/{}/luns", segment(iqn));
+        self.change(Method::POST, &path, &serde_json::json!({ "lun": lun, "volume": volume })).await
+    }
+
+    /// Takes a LUN away.
+    pub async fn unmap_lun(&self, iqn: &str, lun: u16) -> Result<(), ClientError> {
+        self.delete(&format!("/api/v1/targets/{}/luns/{lun}", segment(iqn))).await
+    }
+
+    /// The support bundle: a tar archive.
+    pub async fn support_bundle(&self) -> Result<Vec<u8>, ClientError> {
+        let answered = self.send(Method::GET, "/api/v1/support-bundle", None).await?;
+        Ok(answered.body.to_vec())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        read(&self.send(Method::GET, path, None).await?)
+    }
+
+    async fn change(&self, method: Method, path: &str, body: &serde_json::Value) -> Result<(), ClientError> {
+        self.send(method, path, Some(body.to_string().into_bytes())).await.map(|_| ())
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, path, None).await.map(|_| ())
+    }
+
+    /// One request; an answer other than success comes out as an error.
+    async fn send(&self, method: Method, path: &str, json: Option<Vec<u8>>) -> Result<Answered, ClientError> {
+        let answered = match &self.endpoint {
+            Endpoint::Unix(socket) => {
+                let unreachable = |e: HttpError| {
+                    let advice = "is the node running, and may you open its socket?";
+                    ClientError::new("unreachable", format!("{}: {e}; {advice}", socket.display()))
+                };
+                let request = http::request(method, "localhost", path, None, json).map_err(unreachable)?;
+                http::over_unix(socket, request, MOST_BYTES, PATIENCE).await.map_err(unreachable)?
+            }
+            Endpoint::Https { host, port, authorization, tls } => {
+                let unreachable =
+                    |e: HttpError| ClientError::new("unreachable", format!("https://{host}:{port}: {e}"));
+                let authority = format!("{host}:{port}");
+                let request = http::request(method, &authority, path, Some(authorization), json)
+                    .map_err(unreachable)?;
+                let work = async {
+                    let stream = dial(host, *port, tls.clone()).await?;
+                    http::exchange(stream, request, MOST_BYTES).await
+                };
+                let answered = tokio::time::timeout(PATIENCE, work).await;
+                answered.unwrap_or(Err(HttpError::Slow(PATIENCE))).map_err(unreachable)?
+            }
+        };
+        if answered.status.is_success() {
+            return Ok(answered);
+        }
+        match serde_json::from_slice::<ErrorBody>(&answered.body) {
+            Ok(ErrorBody { error }) => Err(ClientError { kind: error.kind, message: error.message }),
+            Err(_) => Err(ClientError::new(
+                "internal",
+                format!("the console answered {path} with {}", answered.status),
+            )),
+        }
+    }
+}
+
+async fn dial(
+    host: &str,
+    port: u16,
+    tls: Arc<ClientConfig>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, HttpError> {
+    // IPv6 literals stand in brackets in a URL, without them elsewhere.
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(bare.to_owned()).map_err(|e| HttpError::Broken(e.to_string()))?;
+    let stream = TcpStream::connect((bare, port)).await.map_err(HttpError::Connect)?;
+    TlsConnector::from(tls).connect(name, stream).await.map_err(HttpError::Connect)
+}
+
+fn read<T: DeserializeOwned>(answered: &Answered) -> Result<T, ClientError> {
+    serde_json::from_slice(&answered.body)
+        .map_err(|e| ClientError::new("internal", format!("the console's answer cannot be read: {e}")))
+}
+
+/// `text` as one segment of a path (RFC 3986 §3.3; the colon of an IQN may stay).
+fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    // A segment of dots would be folded away.
+    if out.bytes().all(|b| b == b'.') { out.replace('.', "%2E") } else { out }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_stay_segments() {
+        for (text, path) in
+            [("iqn.2026-11.a:b", "iqn.2026-11.a:b"), ("a/b", "a%2Fb"), ("..", "%2E%2E"), ("ü", "%C3%BC")]
+        {
+            assert_eq!(segment(text), path);
+        }
+    }
+
+    #[test]
+    fn a_remote_console_needs_https_and_a_whole_fingerprint() {
+        let remote = |url: &str, trust| Client::remote(url, "admin", "x", trust).map(|_| ());
+        assert!(remote("https://127.0.0.11:8443", Trust::Anyone).is_ok());
+        assert!(remote("https://[::1]/", Trust::Fingerprint("ab:".repeat(31) + "CD")).is_ok());
+        for url in ["http://h", "h", "https://h/path", ""] {
+            assert_eq!(remote(url, Trust::Anyone).unwrap_err().kind, "invalid_url", "{url}");
+        }
+        assert!(remote("https://h", Trust::Fingerprint("abcd".into())).is_err());
+    }
+}

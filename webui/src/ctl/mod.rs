@@ -1,0 +1,378 @@
+//! `futago ctl`: the REST interface on the command line. Exit status 0: done; 1: not done, with one line on
+//! standard error saying why; 2: wrong usage.
+
+mod output;
+
+use crate::client::{Client, ClientError, Trust};
+use crate::text;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Where an appliance keeps its node.
+const DEFAULT_DIR: &str = "/var/lib/futago";
+/// Read by `--url` when there is no `--password-file`.
+const PASSWORD_VARIABLE: &str = "FUTAGO_PASSWORD";
+
+/// Arguments of `futago ctl`.
+#[derive(Args, Debug)]
+pub struct CtlArguments {
+    /// The node's directory: talks to the node on this machine [default: /var/lib/futago]
+    #[arg(long, global = true, conflicts_with = "url")]
+    dir: Option<PathBuf>,
+    /// A console elsewhere: https://HOST[:PORT]
+    #[arg(long, global = true)]
+    url: Option<String>,
+    /// User at --url
+    #[arg(long, global = true, default_value = "admin")]
+    user: String,
+    /// File whose first line is the password for --url [default: $FUTAGO_PASSWORD, else asked for]
+    #[arg(long, global = true)]
+    password_file: Option<PathBuf>,
+    /// SHA-256 of the certificate at --url, as `futago ctl --dir … fingerprint` prints it
+    #[arg(long, global = true, conflicts_with = "insecure")]
+    fingerprint: Option<String>,
+    /// Accept any certificate at --url: the password may go to a stranger
+    #[arg(long, global = true)]
+    insecure: bool,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show cluster, volumes and services
+    Status,
+    /// Volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Targets and their LUNs
+    #[command(subcommand)]
+    Target(TargetCommand),
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Move the service of a volume to the other in-sync node
+    Handover {
+        /// The volume
+        volume: String,
+        /// To this node [default: the peer that is in sync]
+        #[arg(long)]
+        to: Option<String>,
+    },
+    /// Compare the copies of a volume
+    Verify {
+        /// The volume
+        volume: String,
+    },
+    /// Show what happened
+    Events {
+        /// Only events after this number
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Write status, events, settings and the ends of the logs into a tar archive (no secrets)
+    SupportBundle {
+        /// The archive; must not exist yet
+        file: PathBuf,
+    },
+    /// Print the SHA-256 of the console's certificate
+    Fingerprint,
+    /// Set the first admin password, from --password-file or $FUTAGO_PASSWORD, else asked for
+    Setup,
+}
+
+#[derive(Subcommand, Debug)]
+enum VolumeCommand {
+    /// List the volumes
+    List,
+    /// Create a volume on every data node
+    Create {
+        /// 1 to 63 letters, digits and hyphens
+        name: String,
+        /// For example 100GiB (binary units, a multiple of 4096 bytes)
+        #[arg(value_parser = text::parse_size)]
+        size: base::ByteCount,
+    },
+    /// Make a volume larger
+    Grow {
+        /// The volume
+        name: String,
+        /// The new size
+        #[arg(value_parser = text::parse_size)]
+        size: base::ByteCount,
+    },
+    /// Delete a volume that no target uses; its data is lost
+    Delete {
+        /// The volume
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum TargetCommand {
+    /// List the targets
+    List,
+    /// Create a target
+    Create {
+        /// iSCSI qualified name
+        iqn: String,
+    },
+    /// Delete a target
+    Delete {
+        /// iSCSI qualified name
+        iqn: String,
+    },
+    /// Show a volume as a LUN
+    Map {
+        /// iSCSI qualified name
+        iqn: String,
+        /// 0 to 16383
+        lun: u16,
+        /// The volume
+        volume: String,
+    },
+    /// Take a LUN away
+    Unmap {
+        /// iSCSI qualified name
+        iqn: String,
+        /// The LUN
+        lun: u16,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum NodeCommand {
+    /// List the nodes
+    List,
+    /// Make this node the first of a new cluster
+    CreateCluster {
+        /// Where initiators will connect: ADDRESS:PORT (3260 is usual)
+        #[arg(long)]
+        portal: SocketAddr,
+    },
+    /// Show a code with which one other node can pair with this one
+    Offer,
+    /// Add the node that shows a code to this node's cluster
+    Pair {
+        /// Its cluster port: ADDRESS:PORT (7780 is usual)
+        address: SocketAddr,
+        /// The code
+        code: String,
+    },
+}
+
+/// What a command has to say.
+struct Report {
+    json: serde_json::Value,
+    human: String,
+}
+
+impl Report {
+    fn new(value: &impl Serialize, human: String) -> Result<Self, ClientError> {
+        let json = serde_json::to_value(value).map_err(|e| ClientError::new("internal", e.to_string()))?;
+        Ok(Self { json, human })
+    }
+
+    fn done(human: String) -> Self {
+        Self { json: serde_json::json!({ "done": true }), human }
+    }
+}
+
+/// Runs one command and prints its answer. Needs no tokio runtime around it.
+#[must_use]
+pub fn ctl(args: &CtlArguments) -> ExitCode {
+    let json = args.json;
+    let outcome = run(args);
+    let printed = match &outcome {
+        Ok(report) if json => writeln!(std::io::stdout(), "{:#}", report.json),
+        Ok(report) => write!(std::io::stdout(), "{}", report.human),
+        Err(e) if json => {
+            let body = serde_json::json!({ "error": { "kind": e.kind, "message": e.message } });
+            writeln!(std::io::stderr(), "{body}")
+        }
+        Err(e) => writeln!(std::io::stderr(), "futago ctl: {}", e.message),
+    };
+    // A reader that went away (`| head`) is no failure of the command.
+    let broken = printed.is_err_and(|e| e.kind() != std::io::ErrorKind::BrokenPipe);
+    if outcome.is_ok() && !broken { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(args: &CtlArguments) -> Result<Report, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| ClientError::new("internal", format!("no runtime: {e}")))?;
+    let client = connect(args)?;
+    runtime.block_on(execute(&client, args))
+}
+
+fn connect(args: &CtlArguments) -> Result<Client, ClientError> {
+    let Some(url) = &args.url else {
+        let dir = args.dir.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
+        return Ok(Client::local(dir));
+    };
+    let trust = match (&args.fingerprint, args.insecure) {
+        (Some(fingerprint), _) => Trust::Fingerprint(fingerprint.clone()),
+        (None, true) => Trust::Anyone,
+        (None, false) => {
+            return Err(ClientError::new(
+                "invalid",
+                "--url needs --fingerprint SHA256, so that the password goes to the right console; print it on the \
+                 node with `futago ctl --dir DIR fingerprint`, or read it on the console's Nodes page \
+                 (or say --insecure)",
+            ));
+        }
+    };
+    Client::remote(url, &args.user, &password(args)?, trust)
+}
+
+/// From the file, the environment, or the terminal.
+fn password(args: &CtlArguments) -> Result<String, ClientError> {
+    if let Some(path) = &args.password_file {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ClientError::new("invalid", format!("{}: {e}", path.display())))?;
+        return Ok(text.lines().next().unwrap_or_default().to_owned());
+    }
+    match std::env::var(PASSWORD_VARIABLE) {
+        Ok(password) => Ok(password),
+        Err(_) => rpassword::prompt_password("Password: ").map_err(|e| {
+            ClientError::new("invalid", format!("no --password-file, and no terminal to ask on: {e}"))
+        }),
+    }
+}
+
+async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientError> {
+    match &args.command {
+        Command::Status => {
+            let status = client.status().await?;
+            Report::new(&status, output::status(&status))
+        }
+        Command::Volume(command) => volume(client, command).await,
+        Command::Target(command) => target(client, command).await,
+        Command::Node(command) => node(client, command).await,
+        Command::Handover { volume, to } => {
+            client.hand_over(volume, to.as_deref()).await?;
+            let status = client.status().await?;
+            let primary =
+                status.volumes.iter().find(|v| v.name == *volume).and_then(|v| v.primary.as_deref());
+            Ok(Report::done(format!("{volume} is served by {} now\n", primary.unwrap_or("another node"))))
+        }
+        Command::Verify { volume } => Err(not_available(&format!("verify {volume}"))),
+        Command::Events { after } => {
+            let events = client.events(*after).await?;
+            Report::new(&events, output::events(&events))
+        }
+        Command::SupportBundle { file } => support_bundle(client, file).await,
+        Command::Fingerprint => {
+            let sha256 = client.fingerprint().await?;
+            Report::new(&serde_json::json!({ "sha256": sha256 }), format!("{sha256}\n"))
+        }
+        Command::Setup => {
+            client.setup(&password(args)?).await?;
+            Ok(Report::done("the admin password is set\n".to_owned()))
+        }
+    }
+}
+
+async fn volume(client: &Client, command: &VolumeCommand) -> Result<Report, ClientError> {
+    match command {
+        VolumeCommand::List => {
+            let volumes = client.status().await?.volumes;
+            Report::new(&volumes, output::volumes(&volumes))
+        }
+        VolumeCommand::Create { name, size } => {
+            client.create_volume(name, *size).await?;
+            Ok(Report::done(format!("created volume {name}, {size}\n")))
+        }
+        VolumeCommand::Grow { name, .. } => Err(not_available(&format!("growing volume {name}"))),
+        VolumeCommand::Delete { name } => {
+            client.delete_volume(name).await?;
+            Ok(Report::done(format!("deleted volume {name}\n")))
+        }
+    }
+}
+
+async fn target(client: &Client, command: &TargetCommand) -> Result<Report, ClientError> {
+    match command {
+        TargetCommand::List => {
+            let status = client.status().await?;
+            let portal = status.cluster.as_ref().and_then(|c| c.portal);
+            Report::new(&status.targets, output::targets(&status.targets, portal))
+        }
+        TargetCommand::Create { iqn } => {
+            client.create_target(iqn).await?;
+            Ok(Report::done(format!("created target {iqn}\n")))
+        }
+        TargetCommand::Delete { iqn } => {
+            client.delete_target(iqn).await?;
+            Ok(Report::done(format!("deleted target {iqn}\n")))
+        }
+        TargetCommand::Map { iqn, lun, volume } => {
+            client.map_lun(iqn, *lun, volume).await?;
+            Ok(Report::done(format!("volume {volume} is LUN {lun} of {iqn}\n")))
+        }
+        TargetCommand::Unmap { iqn, lun } => {
+            client.unmap_lun(iqn, *lun).await?;
+            Ok(Report::done(format!("took LUN {lun} away from {iqn}\n")))
+        }
+    }
+}
+
+async fn node(client: &Client, command: &NodeCommand) -> Result<Report, ClientError> {
+    match command {
+        NodeCommand::List => {
+            let members = client.status().await?.cluster.map(|c| c.members).unwrap_or_default();
+            Report::new(&members, output::members(&members))
+        }
+        NodeCommand::CreateCluster { portal } => {
+            client.create_cluster(*portal).await?;
+            Ok(Report::done(format!("created a cluster; its portal is {portal}\n")))
+        }
+        NodeCommand::Offer => {
+            let offer = client.offer_pairing().await?;
+            let human = format!("pairing code {}, good for {}\n", offer.code, text::duration(offer.valid_s));
+            Report::new(&offer, human)
+        }
+        NodeCommand::Pair { address, code } => {
+            client.join(*address, code).await?;
+            Ok(Report::done(format!("the node at {address} is in the cluster\n")))
+        }
+    }
+}
+
+async fn support_bundle(client: &Client, file: &Path) -> Result<Report, ClientError> {
+    let fault = |e: std::io::Error| ClientError::new("invalid", format!("{}: {e}", file.display()));
+    // Logs name initiators and addresses: for the owner's eyes. Made first, so that a bad path costs nothing.
+    let mut options = std::fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut out = options.write(true).create_new(true).open(file).map_err(fault)?;
+    let written = match client.support_bundle().await {
+        Ok(archive) => {
+            let bytes = archive.len() as u64;
+            out.write_all(&archive).and_then(|()| out.sync_all()).map(|()| bytes).map_err(fault)
+        }
+        Err(error) => Err(error),
+    };
+    match written {
+        Ok(bytes) => {
+            let human = format!("wrote {} ({})\n", file.display(), base::ByteCount(bytes));
+            Report::new(&serde_json::json!({ "file": file, "bytes": bytes }), human)
+        }
+        Err(error) => {
+            // Half an archive is worse than none; the first error is the one to tell.
+            let _ = std::fs::remove_file(file);
+            Err(error)
+        }
+    }
+}
+
+fn not_available(what: &str) -> ClientError {
+    ClientError::new("not_available", format!("{what}: not available in this version"))
+}

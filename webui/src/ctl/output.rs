@@ -1,0 +1,160 @@
+//! What people read: aligned tables, sizes in binary units. Pure.
+
+use crate::text;
+use crate::views::words;
+use control::api::{Event, MemberStatus, Status, TargetStatus, VolumeStatus};
+use control::service::ServiceStatus;
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+/// Rows with a heading, columns two spaces apart.
+fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let heading: Vec<String> = heading.iter().map(|&h| h.to_owned()).collect();
+    let mut widths = vec![0; heading.len()];
+    for row in std::iter::once(&heading).chain(rows) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut out = String::new();
+    for row in std::iter::once(&heading).chain(rows) {
+        let cells: Vec<String> =
+            widths.iter().zip(row).map(|(&width, cell)| format!("{cell:<width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "-".to_owned() } else { names.join(",") }
+}
+
+pub(super) fn status(status: &Status) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = match &status.cluster {
+        None => writeln!(out, "Node {} is in no cluster.\n", status.node),
+        Some(c) => {
+            let quorum = if c.quorum { "majority" } else { "NO MAJORITY" };
+            let portal = c.portal.map_or_else(|| "-".to_owned(), |p| p.to_string());
+            let _ = writeln!(
+                out,
+                "Cluster {}, generation {}, {quorum}, leader {}, portal {portal}; seen from {}\n",
+                c.id,
+                c.generation,
+                or_dash(c.leader.as_deref()),
+                status.node
+            );
+            writeln!(out, "{}", members(&c.members))
+        }
+    };
+    for (title, body) in [
+        ("volumes", volumes(&status.volumes)),
+        ("targets", targets(&status.targets, None)),
+        ("services", services(&status.services)),
+    ] {
+        let _ =
+            if body.lines().count() < 2 { writeln!(out, "No {title}.\n") } else { writeln!(out, "{body}") };
+    }
+    for problem in &status.problems {
+        let _ = writeln!(out, "! {problem}");
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}
+
+pub(super) fn members(members: &[MemberStatus]) -> String {
+    let rows: Vec<Vec<String>> = members
+        .iter()
+        .map(|m| {
+            let capacity = if m.capacity.0 == 0 { "-".to_owned() } else { m.capacity.to_string() };
+            let free = if m.capacity.0 == 0 { "-".to_owned() } else { m.free.to_string() };
+            vec![
+                m.name.clone(),
+                words::role(m.role).to_owned(),
+                if m.online { "online" } else { "OFFLINE" }.to_owned(),
+                if m.serving { "yes" } else { "no" }.to_owned(),
+                m.address.to_string(),
+                free,
+                capacity,
+            ]
+        })
+        .collect();
+    table(&["NODE", "ROLE", "STATE", "SERVING", "ADDRESS", "FREE", "CAPACITY"], &rows)
+}
+
+pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {
+    let rows: Vec<Vec<String>> = volumes
+        .iter()
+        .map(|v| {
+            let resync = v.resync.as_ref().map_or_else(
+                || "-".to_owned(),
+                |r| {
+                    let left = r.eta_s.map_or_else(String::new, |s| format!(", {} left", text::duration(s)));
+                    format!("{}→{} {} %, {}{left}", r.source, r.target, r.percent, text::rate(r.bytes_per_s))
+                },
+            );
+            vec![
+                v.name.clone(),
+                v.size.to_string(),
+                words::volume(v.state).word.to_owned(),
+                or_dash(v.primary.as_deref()),
+                list(&v.in_sync),
+                list(&v.replicas),
+                v.epoch.0.to_string(),
+                resync,
+            ]
+        })
+        .collect();
+    table(&["VOLUME", "SIZE", "STATE", "PRIMARY", "IN SYNC", "COPIES", "EPOCH", "RESYNC"], &rows)
+}
+
+pub(super) fn targets(targets: &[TargetStatus], portal: Option<SocketAddr>) -> String {
+    let mut rows = Vec::new();
+    for t in targets {
+        if t.luns.is_empty() {
+            rows.push(vec![t.iqn.clone(), "-".to_owned(), "-".to_owned()]);
+        }
+        for l in &t.luns {
+            rows.push(vec![t.iqn.clone(), l.lun.to_string(), l.volume.clone()]);
+        }
+    }
+    let body = table(&["TARGET", "LUN", "VOLUME"], &rows);
+    portal.map_or_else(|| body.clone(), |p| format!("Portal {p}\n\n{body}"))
+}
+
+fn services(services: &[ServiceStatus]) -> String {
+    let rows: Vec<Vec<String>> = services
+        .iter()
+        .map(|s| {
+            let state = words::service(s.state).word.to_owned();
+            vec![s.name.clone(), state, s.restarts.to_string(), text::stamp(s.since)]
+        })
+        .collect();
+    table(&["SERVICE", "STATE", "RESTARTS", "SINCE"], &rows)
+}
+
+pub(super) fn events(events: &[Event]) -> String {
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|e| vec![e.number.to_string(), text::stamp(e.at), e.severity.clone(), e.text.clone()])
+        .collect();
+    table(&["NUMBER", "TIME", "SEVERITY", "EVENT"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [vec!["a".to_owned(), "läng".to_owned()], vec!["bbbb".to_owned(), "c".to_owned()]];
+        assert_eq!(table(&["N", "VALUE"], &rows), "N     VALUE\na     läng\nbbbb  c\n");
+    }
+}

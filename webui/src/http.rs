@@ -1,0 +1,96 @@
+//! One HTTP/1.1 exchange over any byte stream, bounded in time and size. Used towards the cluster manager and the
+//! supervisor (unix sockets), and by [`crate::client`] (unix socket or TLS).
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    /// Nobody listens.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] std::io::Error),
+    /// The stream ended or broke HTTP.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// Too slow.
+    #[error("no answer within {} s", .0.as_secs())]
+    Slow(Duration),
+}
+
+/// An answer, whole.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+/// Builds a request with an optional JSON body.
+pub(crate) fn request(
+    method: Method,
+    host: &str,
+    path: &str,
+    authorization: Option<&str>,
+    json: Option<Vec<u8>>,
+) -> Result<Request<Full<Bytes>>, HttpError> {
+    let mut builder =
+        Request::builder().method(method).uri(path).header("host", host).header("accept", "*/*");
+    if let Some(value) = authorization {
+        builder = builder.header("authorization", value);
+    }
+    if json.is_some() {
+        builder = builder.header("content-type", "application/json");
+    }
+    let body = Full::new(Bytes::from(json.unwrap_or_default()));
+    builder.body(body).map_err(|e| HttpError::Broken(e.to_string()))
+}
+
+/// Sends `request` on `stream` and reads an answer of at most `most` bytes.
+pub(crate) async fn exchange<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    most: usize,
+) -> Result<Answered, HttpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |e: &dyn std::fmt::Display| HttpError::Broken(e.to_string());
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+    let talk = async move {
+        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), most).collect().await.map_err(|e| broken(&e))?;
+        Ok(Answered { status, body: body.to_bytes() })
+    };
+    // The connection is polled beside the exchange and dropped with it: nothing outlives the call.
+    tokio::pin!(talk);
+    tokio::pin!(connection);
+    tokio::select! {
+        answer = &mut talk => answer,
+        ended = &mut connection => match ended {
+            Ok(()) => talk.await,
+            Err(e) => Err(broken(&e)),
+        },
+    }
+}
+
+/// One exchange over the unix socket at `path`.
+pub(crate) async fn over_unix(
+    path: &Path,
+    request: Request<Full<Bytes>>,
+    most: usize,
+    time: Duration,
+) -> Result<Answered, HttpError> {
+    let work = async {
+        let stream = UnixStream::connect(path).await.map_err(HttpError::Connect)?;
+        exchange(stream, request, most).await
+    };
+    tokio::time::timeout(time, work).await.unwrap_or(Err(HttpError::Slow(time)))
+}

@@ -1,0 +1,109 @@
+//! The REST interface, `/api/v1/…`. Described for programs by `openapi.json` beside this file; a test holds the two
+//! together. Errors are [`crate::errors::ErrorBody`].
+
+mod access;
+mod cluster;
+mod extract;
+mod status;
+mod volumes;
+
+#[cfg(test)]
+mod tests;
+
+use crate::app::Shared;
+use crate::errors::{ApiError, ErrorKind};
+use crate::guard;
+use crate::{bundle, metrics};
+use axum::Router;
+use axum::http::{Method, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+/// Largest body taken.
+const MOST_BYTES: usize = 64 << 10;
+
+/// The description of this interface.
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// One method on one path.
+struct Route {
+    method: Method,
+    path: &'static str,
+    /// Answers without sign-in.
+    open: bool,
+    handler: MethodRouter<Shared>,
+}
+
+macro_rules! routes {
+    ($($access:ident $method:ident $path:literal => $handler:expr;)+) => {
+        vec![$(Route {
+            method: Method::$method,
+            path: $path,
+            open: stringify!($access) == "open",
+            handler: on(MethodFilter::$method, $handler),
+        }),+]
+    };
+}
+
+fn routes() -> Vec<Route> {
+    routes! {
+        open GET "/api/v1/openapi.json" => openapi;
+        open GET "/api/v1/setup" => access::setup_state;
+        open POST "/api/v1/setup" => access::setup;
+        open POST "/api/v1/login" => access::login;
+        guarded POST "/api/v1/logout" => access::logout;
+        guarded GET "/api/v1/status" => status::status;
+        guarded GET "/api/v1/services" => status::services;
+        guarded GET "/api/v1/events" => status::events;
+        guarded GET "/api/v1/certificate" => status::certificate;
+        guarded GET "/api/v1/support-bundle" => bundle::download;
+        guarded GET "/api/v1/volumes" => volumes::list;
+        guarded POST "/api/v1/volumes" => volumes::create;
+        guarded GET "/api/v1/volumes/{name}" => volumes::one;
+        guarded DELETE "/api/v1/volumes/{name}" => volumes::delete;
+        guarded POST "/api/v1/volumes/{name}/handover" => volumes::hand_over;
+        guarded GET "/api/v1/targets" => volumes::targets;
+        guarded POST "/api/v1/targets" => volumes::create_target;
+        guarded DELETE "/api/v1/targets/{iqn}" => volumes::delete_target;
+        guarded POST "/api/v1/targets/{iqn}/luns" => volumes::map;
+        guarded DELETE "/api/v1/targets/{iqn}/luns/{lun}" => volumes::unmap;
+        guarded GET "/api/v1/nodes" => cluster::nodes;
+        guarded GET "/api/v1/cluster" => cluster::cluster;
+        guarded POST "/api/v1/cluster" => cluster::create;
+        guarded POST "/api/v1/pairing/offer" => cluster::offer;
+        guarded POST "/api/v1/pairing/join" => cluster::join;
+        guarded GET "/metrics" => metrics::metrics;
+    }
+}
+
+/// The whole interface; the same on the network and on the unix socket.
+pub(crate) fn router(app: &Shared) -> Router<Shared> {
+    let (mut open, mut guarded) = (Router::new(), Router::new());
+    for route in routes() {
+        if route.open {
+            open = open.route(route.path, route.handler);
+        } else {
+            guarded = guarded.route(route.path, route.handler);
+        }
+    }
+    let unknown = Router::new().route("/api/{*rest}", axum::routing::any(no_such_path));
+    guarded
+        .route_layer(from_fn_with_state(app.clone(), guard::admit))
+        .merge(open)
+        .merge(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::extract::DefaultBodyLimit::max(MOST_BYTES))
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+async fn no_such_path(uri: axum::http::Uri) -> ApiError {
+    ApiError::new(ErrorKind::NotFound, format!("There is no {}. See /api/v1/openapi.json.", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: axum::http::Uri) -> ApiError {
+    ApiError::new(ErrorKind::MethodNotAllowed, format!("{} does not take {method}.", uri.path()))
+}

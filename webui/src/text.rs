@@ -1,0 +1,111 @@
+//! Times, sizes and durations as people read them.
+
+use base::ByteCount;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Seconds since the Unix epoch.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// `2026-11-22T10:02:11Z`, for programs (and `<time datetime>`).
+pub(crate) fn iso(at: u64) -> String {
+    // The last second of the year 9999, past which RFC 3339 has no form.
+    let at = UNIX_EPOCH + Duration::from_secs(at.min(253_402_300_799));
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// `2026-11-22 10:02:11 UTC`, for people.
+pub(crate) fn stamp(at: u64) -> String {
+    iso(at).replace('T', " ").replace('Z', " UTC")
+}
+
+/// `10:02:11 UTC`.
+pub(crate) fn clock(at: u64) -> String {
+    stamp(at).split_once(' ').map_or_else(String::new, |(_, time)| time.to_owned())
+}
+
+/// `1 h 5 min`, `2 min 10 s`, `8 s`: the two largest units.
+pub(crate) fn duration(seconds: u64) -> String {
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let Some(first) = parts.iter().position(|(n, _)| *n > 0) else { return "0 s".to_owned() };
+    let words = parts.iter().skip(first).take(2).filter(|(n, _)| *n > 0);
+    words.map(|(n, unit)| format!("{n} {unit}")).collect::<Vec<_>>().join(" ")
+}
+
+/// `12.5 MiB/s`.
+pub(crate) fn rate(bytes_per_s: u64) -> String {
+    format!("{}/s", ByteCount(bytes_per_s))
+}
+
+/// `4096`, `512MiB`, `10 GiB`, `1.5TiB`, `20G` (binary units). Must come out as a multiple of 4096 bytes, not 0.
+pub fn parse_size(text: &str) -> Result<ByteCount, String> {
+    let fault = || format!("{text:?} is no size; examples: 512MiB, 100GiB, 1.5TiB");
+    let compact: String = text.trim().chars().filter(|c| !c.is_whitespace()).collect();
+    let (number, unit) = compact
+        .find(|c: char| c.is_ascii_alphabetic())
+        .and_then(|at| compact.split_at_checked(at))
+        .unwrap_or((&compact, ""));
+    let shift = match unit.to_ascii_lowercase().trim_end_matches("ib") {
+        "" | "b" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(fault()),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let whole: u64 = whole.parse().map_err(|_| fault())?;
+    if fraction.is_empty() || fraction.len() > 6 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(fault());
+    }
+    let digits = u32::try_from(fraction.len()).map_err(|_| fault())?;
+    let fraction: u64 = fraction.parse().map_err(|_| fault())?;
+    let bytes = (u128::from(whole) << shift) + (u128::from(fraction) << shift) / 10_u128.pow(digits);
+    let bytes = u64::try_from(bytes).map_err(|_| format!("{text:?} is too large"))?;
+    if bytes == 0 || !bytes.is_multiple_of(4096) {
+        return Err(format!("{text:?} is not a multiple of 4096 bytes"));
+    }
+    Ok(ByteCount(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_binary_units() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("512MiB", 512 << 20),
+            ("10 GiB", 10 << 30),
+            ("1.5tib", 3 << 39),
+            ("20G", 20 << 30),
+            ("4k", 4096),
+        ] {
+            assert_eq!(parse_size(text), Ok(ByteCount(bytes)), "{text}");
+        }
+        for text in ["", "x", "0", "1", "-4096", "1e3G", "1.G", "4097", "99999999T", "1GB/s", "1.1.1G"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_and_durations() {
+        assert_eq!(iso(0), "1970-01-01T00:00:00Z");
+        assert_eq!(stamp(1_795_255_331), "2026-11-21 10:02:11 UTC");
+        assert_eq!(clock(1_795_255_331), "10:02:11 UTC");
+        assert!(iso(u64::MAX).starts_with("9999"));
+        for (seconds, text) in
+            [(0, "0 s"), (8, "8 s"), (130, "2 min 10 s"), (3600, "1 h"), (90_061, "1 d 1 h")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+        assert_eq!(rate(1536), "1.5 KiB/s");
+    }
+}

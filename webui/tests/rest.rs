@@ -1,0 +1,114 @@
+//! The REST interface and its client against a real console process loop and a fake cluster manager.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod fake;
+
+use base::ByteCount;
+use control::api::{Command, VolumeState};
+use fake::Fake;
+use futago_webui::client::{Client, Trust};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const PASSWORD: &str = "correct horse battery";
+
+/// Starts a console for `dir` in a thread that lives as long as the test process.
+fn console(dir: &Path) -> String {
+    let settings = fake::settings(dir);
+    let owned = dir.to_owned();
+    std::thread::spawn(move || futago_webui::run(&owned).unwrap());
+    let socket = dir.join(control::paths::WEB_SOCKET);
+    let start = Instant::now();
+    while !socket.exists() {
+        assert!(start.elapsed() < Duration::from_secs(20), "no console");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    format!("https://{}:{}", settings.address, settings.ports.web)
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+#[test]
+fn commands_reach_the_manager_and_errors_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::start(dir.path(), fake::healthy());
+    console(dir.path());
+    let mode = std::fs::metadata(dir.path().join(control::paths::WEB_SOCKET)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let client = Client::local(dir.path());
+    block_on(drive(&client, &fake));
+}
+
+async fn drive(client: &Client, fake: &Fake) {
+    let status = client.status().await.unwrap();
+    assert_eq!(status.volumes[0].state, VolumeState::Healthy);
+    assert_eq!(status.services.len(), 3, "merged from the supervisor");
+    assert_eq!(client.events(3).await.unwrap().len(), 2);
+
+    client.create_volume("vm", ByteCount::gib(1)).await.unwrap();
+    assert_eq!(client.create_volume("vm", ByteCount::gib(1)).await.unwrap_err().kind, "exists");
+    client.create_target("iqn.2026-11.local.futago:two").await.unwrap();
+    client.map_lun("iqn.2026-11.local.futago:two", 7, "vm").await.unwrap();
+    assert_eq!(client.delete_volume("vm").await.unwrap_err().kind, "in_use");
+    client.unmap_lun("iqn.2026-11.local.futago:two", 7).await.unwrap();
+    client.delete_volume("vm").await.unwrap();
+    client.delete_target("iqn.2026-11.local.futago:two").await.unwrap();
+    client.hand_over("demo", Some("b")).await.unwrap();
+    assert_eq!(client.hand_over("none", None).await.unwrap_err().kind, "not_found");
+    let offer = client.offer_pairing().await.unwrap();
+    client.join("127.0.0.12:7780".parse().unwrap(), &offer.code).await.unwrap();
+    assert_eq!(client.join("127.0.0.12:7780".parse().unwrap(), "0-0").await.unwrap_err().kind, "refused");
+    assert_eq!(client.create_cluster("127.0.0.50:3260".parse().unwrap()).await.unwrap_err().kind, "exists");
+    let seen = fake.edit(|w| w.commands.clone());
+    assert!(seen.contains(&Command::HandOver { volume: "demo".into(), to: Some("b".into()) }));
+
+    let bundle = client.support_bundle().await.unwrap();
+    assert!(bundle.windows(11).any(|w| w == b"status.json"));
+
+    fake.silence();
+    let error = client.status().await.unwrap_err();
+    assert_eq!(error.kind, "unavailable");
+    assert!(error.message.contains("cluster manager"), "{}", error.message);
+    assert_eq!(client.services().await.unwrap().len(), 3, "the supervisor still answers");
+    fake.resume();
+    client.status().await.unwrap();
+}
+
+#[test]
+fn the_network_needs_set_up_then_the_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let _fake = Fake::start(dir.path(), fake::healthy());
+    let url = console(dir.path());
+    block_on(knock(&url, &Client::local(dir.path())));
+}
+
+async fn knock(url: &str, local: &Client) {
+    let fingerprint = local.fingerprint().await.unwrap();
+    let pinned = || Trust::Fingerprint(fingerprint.clone());
+    let remote = |password: &str| Client::remote(url, "admin", password, pinned()).unwrap();
+
+    assert_eq!(remote("").status().await.unwrap_err().kind, "setup_needed");
+    assert_eq!(remote("").setup("short").await.unwrap_err().kind, "invalid");
+    remote("").setup(PASSWORD).await.unwrap();
+    assert_eq!(remote("").setup("another password").await.unwrap_err().kind, "exists");
+    remote(PASSWORD).status().await.unwrap();
+    let other_user = Client::remote(url, "root", PASSWORD, pinned()).unwrap();
+    assert_eq!(other_user.status().await.unwrap_err().kind, "unauthorized");
+
+    let stranger = Client::remote(url, "admin", PASSWORD, Trust::Fingerprint("00".repeat(32))).unwrap();
+    let error = stranger.status().await.unwrap_err();
+    assert_eq!(error.kind, "unreachable");
+    assert!(error.message.contains(&fingerprint), "{}", error.message);
+    Client::remote(url, "admin", PASSWORD, Trust::Anyone).unwrap().status().await.unwrap();
+
+    let mut kinds = Vec::new();
+    for _ in 0..7 {
+        kinds.push(remote("wrong password").status().await.unwrap_err().kind);
+    }
+    assert_eq!(kinds[0], "unauthorized");
+    assert_eq!(kinds[6], "too_many_attempts");
+    assert_eq!(remote(PASSWORD).status().await.unwrap_err().kind, "too_many_attempts", "no way to guess on");
+}
