@@ -37,3 +37,40 @@ fn refuse_partial(call: &Call<'_>, lba: u64, pmi_at: u16) -> Result<(), Sense> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Bench;
+
+    const SIXTEEN: [u8; 16] = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0];
+
+    #[test]
+    fn ten_and_sixteen() {
+        let mut bench = Bench::ready();
+        assert_eq!(bench.data_in(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]), [0, 0, 7, 0xff, 0, 0, 2, 0]);
+        let data = bench.data_in(&SIXTEEN);
+        assert_eq!(data.len(), 32);
+        assert_eq!(data[..16], [0, 0, 0, 0, 0, 0, 7, 0xff, 0, 0, 2, 0, 0, 3, 0xc0, 0]);
+    }
+
+    #[test]
+    fn sixty_two_tebibytes_of_512n() {
+        let mut bench = Bench::ready_with(|config| {
+            config.blocks = 62 << 31;
+            config.thin = false;
+            config.physical_4k = false;
+        });
+        assert_eq!(bench.data_in(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0])[..4], [0xff; 4]);
+        assert_eq!(
+            bench.data_in(&SIXTEEN)[..16],
+            [0, 0, 0, 0x1e, 0xff, 0xff, 0xff, 0xff, 0, 0, 2, 0, 0, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn pmi_and_an_lba_are_refused() {
+        let mut bench = Bench::ready();
+        bench.refused(&[0x25, 0, 0, 0, 0, 0, 0, 0, 1, 0], 0x5, (0x24, 0), Some((8, Some(0))));
+        bench.refused(&[0x25, 0, 0, 0, 0, 1, 0, 0, 0, 0], 0x5, (0x24, 0), Some((2, None)));
+    }
+}

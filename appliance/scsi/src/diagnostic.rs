@@ -79,3 +79,69 @@ pub(crate) fn read_defect_data12(call: &mut Call<'_>) -> Result<Step, Sense> {
     out.u8(0).u8(call.cdb.byte(1) & 0x1f).pad_to(8);
     Ok(Call::parameters(out.into_vec(), u64::from(call.cdb.u32(6))))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Bench;
+    use crate::{Operation, Status};
+
+    #[test]
+    fn request_sense_takes_the_unit_attention() {
+        let mut bench = Bench::fresh(|_| {});
+        let data = bench.data_in(&[0x03, 0, 0, 0, 252, 0]);
+        assert_eq!(data, [0x70, 0, 6, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x29, 0, 0, 0, 0, 0]);
+        assert_eq!(bench.data_in(&[0x03, 1, 0, 0, 252, 0]), [0x72, 0, 0, 0, 0, 0, 0, 0]);
+        bench.good(&[0; 6], &[]);
+        bench.lun[1] = 5;
+        assert_eq!(bench.data_in(&[0x03, 1, 0, 0, 4, 0]), [0x72, 5, 0x25, 0]);
+    }
+
+    #[test]
+    fn a_unit_that_is_not_served_is_not_ready() {
+        let mut bench = Bench::ready();
+        bench.target.set_served(0, false);
+        bench.refused(&[0; 6], 0x2, (0x04, 0x0a), None);
+        bench.refused(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], 0x2, (0x04, 0x0a), None);
+        assert_eq!(bench.data_in(&[0x03, 1, 0, 0, 4, 0]), [0x72, 2, 0x04, 0x0a]);
+        assert_eq!(bench.data_in(&[0x12, 0, 0, 0, 1, 0]), [0]);
+        bench.target.set_served(0, true);
+        bench.good(&[0; 6], &[]);
+    }
+
+    #[test]
+    fn stop_flushes_and_the_unit_stays_ready() {
+        let mut bench = Bench::ready();
+        bench.good(&[0x1b, 0, 0, 0, 0, 0], &[]);
+        assert_eq!(bench.ram.log, [Operation::Flush]);
+        bench.good(&[0x1b, 0, 0, 0, 1, 0], &[]);
+        bench.good(&[0; 6], &[]);
+        bench.refused(&[0x1b, 0, 0, 0, 2, 0], 0x5, (0x24, 0), Some((4, Some(1))));
+        bench.refused(&[0x1b, 0, 0, 0, 0x11, 0], 0x5, (0x24, 0), Some((4, Some(7))));
+    }
+
+    #[test]
+    fn log_sense_lists_its_pages() {
+        let mut bench = Bench::ready();
+        assert_eq!(bench.data_in(&[0x4d, 0, 0x40, 0, 0, 0, 0, 0, 255, 0]), [0, 0, 0, 1, 0]);
+        assert_eq!(
+            bench.data_in(&[0x4d, 0, 0x40, 0xff, 0, 0, 0, 0, 255, 0]),
+            [0x40, 0xff, 0, 4, 0, 0, 0, 0xff]
+        );
+        bench.refused(&[0x4d, 0, 0x4d, 0, 0, 0, 0, 0, 255, 0], 0x5, (0x24, 0), Some((2, Some(5))));
+    }
+
+    #[test]
+    fn defect_lists_are_empty() {
+        let mut bench = Bench::ready();
+        assert_eq!(bench.data_in(&[0x37, 0, 0x1d, 0, 0, 0, 0, 0, 32, 0]), [0, 0x1d, 0, 0]);
+        assert_eq!(bench.data_in(&[0xb7, 0x08, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0]), [0, 8, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn naca_is_refused_in_the_control_byte() {
+        let mut bench = Bench::ready();
+        bench.refused(&[0, 0, 0, 0, 0, 4], 0x5, (0x24, 0), Some((5, Some(2))));
+        bench.refused(&[0x12, 0, 0, 0, 5, 4], 0x5, (0x24, 0), Some((5, Some(2))));
+        assert_eq!(bench.send(&[0; 6], &[]).status, Status::Good);
+    }
+}

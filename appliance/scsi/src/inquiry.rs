@@ -25,8 +25,8 @@ const NO_UNIT: u8 = 0x7f;
 
 /// INQUIRY. A LUN without a unit gets qualifier 3 and no error.
 pub(crate) fn inquiry(target: &mut Target, command: &Command<'_>, cdb: &Cdb) -> Result<Step, Sense> {
-    if cdb.byte(1) & 0xfe != 0 {
-        return Err(Sense::invalid_cdb_bit(1, 7)); // CmdDt and others: obsolete or reserved
+    if let Some(bit) = (1..8).rev().find(|&bit| cdb.bit(1, bit)) {
+        return Err(Sense::invalid_cdb_bit(1, bit)); // CMDDT and others: obsolete or reserved
     }
     let unit = lun::decode(command.lun).and_then(|number| target.units.get(&number));
     let (evpd, page) = (cdb.bit(1, 0), cdb.byte(2));
@@ -90,7 +90,7 @@ mod tests {
     fn a_page_without_evpd_is_refused_at_byte_2() {
         let mut bench = Bench::ready();
         bench.refused(&[0x12, 0, 1, 0, 255, 0], 0x5, (0x24, 0), Some((2, None)));
-        bench.refused(&[0x12, 2, 0, 0, 255, 0], 0x5, (0x24, 0), Some((1, Some(7))));
+        bench.refused(&[0x12, 2, 0, 0, 255, 0], 0x5, (0x24, 0), Some((1, Some(1))));
         bench.refused(&[0x12, 1, 0x77, 0, 255, 0], 0x5, (0x24, 0), Some((2, None)));
     }
 }

@@ -33,6 +33,8 @@ mod provisioning;
 mod read_write;
 mod report;
 mod reservation_scsi2;
+#[cfg(test)]
+mod robustness_tests;
 mod sense;
 mod table;
 mod target;

@@ -275,3 +275,102 @@ fn apply_page(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{A, B, Bench};
+    use crate::{Asc, Sense};
+
+    const CONTROL: [u8; 12] = [0x0a, 10, 0, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0];
+
+    /// MODE SELECT (6) list with the control page.
+    fn select(second: u8, fourth: u8) -> [u8; 16] {
+        let mut list = [0; 16];
+        list[4..].copy_from_slice(&CONTROL);
+        list[6] = second;
+        list[8] = fourth;
+        list
+    }
+
+    #[test]
+    fn sense6_with_descriptor_and_all_pages() {
+        let mut bench = Bench::ready();
+        let data = bench.data_in(&[0x1a, 0, 0x3f, 0, 255, 0]);
+        assert_eq!(data.len(), 4 + 8 + 20 + 12 + 12);
+        assert_eq!(data[..4], [55, 0, 0x10, 8]);
+        assert_eq!(data[4..12], [0, 0, 8, 0, 0, 0, 2, 0]);
+        assert_eq!(data[12..16], [0x08, 18, 0, 0]);
+        assert_eq!(data[32..44], CONTROL);
+        assert_eq!(data[44..48], [0x1c, 10, 0x08, 0]);
+    }
+
+    #[test]
+    fn sense10_has_a_long_descriptor_when_asked() {
+        let mut bench = Bench::ready_with(|config| config.write_back = true);
+        let data = bench.data_in(&[0x5a, 0x10, 0x08, 0, 0, 0, 0, 0, 255, 0]);
+        assert_eq!(data[..8], [0, 42, 0, 0x10, 1, 0, 0, 16]);
+        assert_eq!(data[8..24], [0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        assert_eq!(data[24..27], [0x08, 18, 0x04], "WCE");
+        assert_eq!(bench.data_in(&[0x5a, 0x08, 0x08, 0, 0, 0, 0, 0, 4, 0]), [0, 26, 0, 0x10]);
+    }
+
+    #[test]
+    fn unknown_pages_and_saved_values_are_refused() {
+        let mut bench = Bench::ready();
+        bench.refused(&[0x1a, 0, 0x02, 0, 255, 0], 0x5, (0x24, 0), Some((2, Some(5))));
+        bench.refused(&[0x1a, 0, 0x0a, 1, 255, 0], 0x5, (0x24, 0), Some((3, None)));
+        bench.refused(&[0x1a, 0, 0xca, 0, 255, 0], 0x5, (0x39, 0), None);
+        assert_eq!(bench.data_in(&[0x1a, 8, 0x4a, 0, 255, 0])[4..9], [0x0a, 10, 0x04, 0, 0x08]);
+    }
+
+    #[test]
+    fn software_write_protect_is_seen_by_all_and_ends_with_a_reset() {
+        let mut bench = Bench::ready();
+        bench.good(&[0x15, 0x10, 0, 0, 16, 0], &select(0, 0x08));
+        bench.refused_with(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[0; 512], 0x7, (0x27, 0), None);
+        assert_eq!(bench.data_in(&[0x1a, 8, 0x0a, 0, 255, 0])[2], 0x90, "WP");
+        bench.nexus = B;
+        bench.refused(&[0; 6], 0x6, (0x2a, 0x01), None);
+        bench.nexus = A;
+        bench.target.reset_unit([0; 8]);
+        bench.refused(&[0; 6], 0x6, (0x29, 0x03), None);
+        bench.good(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[0; 512]);
+    }
+
+    #[test]
+    fn descriptor_sense_changes_the_format() {
+        let mut bench = Bench::ready();
+        bench.good(&[0x15, 0x10, 0, 0, 16, 0], &select(0x04, 0));
+        let sense = bench.send(&[0x28, 0, 0xff, 0, 0, 0, 0, 0, 1, 0], &[]).sense.unwrap();
+        assert_eq!(sense, Sense { descriptor_format: true, ..Sense::illegal(Asc::LBA_OUT_OF_RANGE) });
+        assert_eq!(sense.encode().as_slice(), [0x72, 5, 0x21, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn select_refuses_all_but_the_changeable_bits() {
+        let mut bench = Bench::ready();
+        let select6 = [0x15, 0x10, 0, 0, 16, 0];
+        bench.refused_with(&select6, &select(0x06, 0), 0x5, (0x26, 0), Some((6, None)));
+        let mut list = select(0, 0);
+        list[5] = 9;
+        bench.refused_with(&select6, &list, 0x5, (0x26, 0), Some((5, None)));
+        list[4] = 0x02;
+        bench.refused_with(&select6, &list, 0x5, (0x26, 0), Some((4, Some(5))));
+        bench.refused_with(&[0x15, 0x10, 0, 0, 15, 0], &select(0, 0)[..15], 0x5, (0x1a, 0), None);
+        bench.refused_with(&[0x15, 0x11, 0, 0, 16, 0], &select(0, 0), 0x5, (0x24, 0), Some((1, Some(0))));
+        bench.refused_with(&[0x15, 0x00, 0, 0, 16, 0], &select(0, 0), 0x5, (0x24, 0), Some((1, Some(4))));
+        bench.good(&[0x15, 0x10, 0, 0, 0, 0], &[]);
+    }
+
+    #[test]
+    fn select_accepts_what_sense_told() {
+        let mut bench = Bench::ready();
+        let mut list = bench.data_in(&[0x5a, 0x10, 0x3f, 0, 0, 0, 0, 0, 255, 0]);
+        list[..2].fill(0);
+        let len = u8::try_from(list.len()).unwrap();
+        bench.good(&[0x55, 0x10, 0, 0, 0, 0, 0, 0, len, 0], &list);
+        list[15] = 1;
+        let select10 = [0x55, 0x10, 0, 0, 0, 0, 0, 0, len, 0];
+        bench.refused_with(&select10, &list, 0x5, (0x26, 0), Some((8, None)));
+    }
+}

@@ -301,3 +301,159 @@ impl Transition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PersistentType::*;
+    use super::*;
+
+    fn port(name: &str) -> InitiatorPort {
+        InitiatorPort { name: name.into(), isid: [0; 6] }
+    }
+
+    /// Ports a, b, c registered with keys 1, 2, 3; a holds `kind`.
+    fn held(kind: PersistentType) -> PersistentState {
+        let mut state = PersistentState::default();
+        for (name, key) in [("a", 1), ("b", 2), ("c", 3)] {
+            let change = state.register(&port(name), 0, key, false).unwrap();
+            state.commit(change);
+        }
+        let change = state.reserve(&port("a"), 1, kind).unwrap();
+        state.commit(change);
+        state
+    }
+
+    fn alerts(change: &Transition) -> Vec<(&str, Asc)> {
+        change.attentions.iter().map(|(port, asc)| (port.name.as_str(), *asc)).collect()
+    }
+
+    #[test]
+    fn registering_needs_the_old_key() {
+        let mut state = PersistentState::default();
+        assert_eq!(state.register(&port("a"), 9, 1, false), Err(Refusal::Conflict));
+        state.commit(state.register(&port("a"), 0, 1, false).unwrap());
+        assert_eq!(state.register(&port("a"), 0, 2, false), Err(Refusal::Conflict));
+        state.commit(state.register(&port("a"), 0, 2, true).unwrap());
+        assert_eq!(
+            (state.generation(), state.registrations.values().copied().collect()),
+            (2, Vec::from([2]))
+        );
+        state.commit(state.register(&port("b"), 0, 0, false).unwrap());
+        assert_eq!(state.generation(), 2, "nothing changed");
+        state.commit(state.register(&port("a"), 2, 0, false).unwrap());
+        assert!(!state.has_registrations() && state.generation() == 3);
+    }
+
+    #[test]
+    fn access_by_type() {
+        let all = [
+            // registered other: read, write; stranger: read, write
+            (WriteExclusive, [true, false, true, false]),
+            (ExclusiveAccess, [false, false, false, false]),
+            (WriteExclusiveRegistrantsOnly, [true, true, true, false]),
+            (ExclusiveAccessRegistrantsOnly, [true, true, false, false]),
+            (WriteExclusiveAllRegistrants, [true, true, true, false]),
+            (ExclusiveAccessAllRegistrants, [true, true, false, false]),
+        ];
+        for (kind, expected) in all {
+            let state = held(kind);
+            let may = |name, access| state.allows(Some(&port(name)), access);
+            assert!(may("a", Access::Read) && may("a", Access::Write), "{kind:?}");
+            let seen = [
+                may("b", Access::Read),
+                may("b", Access::Write),
+                may("z", Access::Read),
+                may("z", Access::Write),
+            ];
+            assert_eq!(seen, expected, "{kind:?}");
+            assert_eq!(state.allows(None, Access::Read), expected[2]);
+        }
+    }
+
+    #[test]
+    fn reserving_again_is_good_only_the_same_way() {
+        let state = held(WriteExclusive);
+        assert!(state.reserve(&port("a"), 1, WriteExclusive).is_ok());
+        assert_eq!(state.reserve(&port("a"), 1, ExclusiveAccess), Err(Refusal::Conflict));
+        assert_eq!(state.reserve(&port("b"), 2, WriteExclusive), Err(Refusal::Conflict));
+        assert_eq!(state.reserve(&port("a"), 7, WriteExclusive), Err(Refusal::Conflict));
+        assert!(
+            held(WriteExclusiveAllRegistrants).reserve(&port("b"), 2, WriteExclusiveAllRegistrants).is_ok()
+        );
+    }
+
+    #[test]
+    fn releasing_tells_registrants_whose_access_changed() {
+        let change = held(WriteExclusive).release(&port("a"), 1, Some(WriteExclusive)).unwrap();
+        assert_eq!((alerts(&change), &change.next.reservation), (Vec::new(), &None));
+        let kind = ExclusiveAccessRegistrantsOnly;
+        let change = held(kind).release(&port("a"), 1, Some(kind)).unwrap();
+        let expected = [("b", Asc::RESERVATIONS_RELEASED), ("c", Asc::RESERVATIONS_RELEASED)];
+        assert_eq!(alerts(&change), expected);
+        let wrong = held(kind).release(&port("a"), 1, Some(WriteExclusive));
+        assert_eq!(wrong, Err(Refusal::Check(Sense::illegal(Asc::INVALID_RELEASE))));
+        let stranger = held(kind).release(&port("b"), 2, Some(kind)).unwrap();
+        assert!(stranger.next.reservation.is_some(), "no effect for who does not hold it");
+    }
+
+    #[test]
+    fn unregistering_the_holder_ends_the_reservation_unless_all_hold_it() {
+        let gone = |kind| held(kind).register(&port("a"), 1, 0, false).unwrap();
+        assert_eq!(gone(ExclusiveAccess).next.reservation, None);
+        assert_eq!(alerts(&gone(ExclusiveAccess)), []);
+        assert_eq!(alerts(&gone(WriteExclusiveRegistrantsOnly)).len(), 2);
+        assert!(gone(WriteExclusiveAllRegistrants).next.reservation.is_some());
+        let mut state = held(WriteExclusiveAllRegistrants);
+        for (name, key) in [("a", 1), ("b", 2), ("c", 3)] {
+            state.commit(state.register(&port(name), key, 0, false).unwrap());
+        }
+        assert_eq!(state.reservation(), None);
+    }
+
+    #[test]
+    fn preempting_the_holder_takes_the_reservation_over() {
+        let change =
+            held(WriteExclusiveRegistrantsOnly).preempt(&port("b"), 2, 1, Some(ExclusiveAccess)).unwrap();
+        let expected = [("a", Asc::REGISTRATIONS_PREEMPTED), ("c", Asc::RESERVATIONS_RELEASED)];
+        assert_eq!(alerts(&change), expected);
+        assert_eq!(change.preempted, [port("a")]);
+        assert_eq!(change.next.reservation, Some(Reservation { kind: ExclusiveAccess, holder: port("b") }));
+        assert_eq!(change.next.generation(), 4);
+    }
+
+    #[test]
+    fn preempting_another_removes_its_registration_alone() {
+        let state = held(ExclusiveAccess);
+        let change = state.preempt(&port("b"), 2, 3, None).unwrap();
+        assert_eq!(alerts(&change), [("c", Asc::REGISTRATIONS_PREEMPTED)]);
+        assert_eq!(change.next.reservation, state.reservation);
+        assert_eq!(state.preempt(&port("b"), 2, 77, None), Err(Refusal::Conflict));
+        assert!(matches!(state.preempt(&port("b"), 2, 0, None), Err(Refusal::Check(_))));
+        assert_eq!(state.preempt(&port("z"), 2, 3, None), Err(Refusal::Conflict));
+    }
+
+    #[test]
+    fn key_zero_preempts_all_registrants() {
+        let change =
+            held(WriteExclusiveAllRegistrants).preempt(&port("b"), 2, 0, Some(WriteExclusive)).unwrap();
+        assert_eq!(change.preempted, [port("a"), port("c")]);
+        assert_eq!(change.next.reservation, Some(Reservation { kind: WriteExclusive, holder: port("b") }));
+    }
+
+    #[test]
+    fn clear_forgets_everything() {
+        let change = held(ExclusiveAccess).clear(&port("c"), 3).unwrap();
+        assert_eq!(alerts(&change).len(), 2);
+        assert!(alerts(&change).iter().all(|(_, asc)| *asc == Asc::RESERVATIONS_PREEMPTED));
+        assert!(!change.next.has_registrations() && change.next.reservation.is_none());
+    }
+
+    #[test]
+    fn registrations_are_bounded() {
+        let mut state = PersistentState::default();
+        for number in 0..MAX_REGISTRATIONS {
+            state.commit(state.register(&port(&alloc::format!("{number}")), 0, 1, false).unwrap());
+        }
+        assert!(matches!(state.register(&port("more"), 0, 1, false), Err(Refusal::Check(_))));
+    }
+}

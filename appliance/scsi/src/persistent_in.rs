@@ -71,3 +71,60 @@ fn listed(call: &Call<'_>, list: Writer) -> Step {
 fn allocation_len(call: &Call<'_>) -> u64 {
     u64::from(call.cdb.u16(7))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Bench;
+
+    fn ask(action: u8, len: u8) -> [u8; 10] {
+        [0x5e, action, 0, 0, 0, 0, 0, 0, len, 0]
+    }
+
+    /// One registration with key 1, holding `kind`.
+    fn held(kind: u8) -> Bench {
+        let mut bench = Bench::ready();
+        let mut list = [0; 24];
+        list[15] = 1;
+        bench.good(&[0x5f, 0x06, 0, 0, 0, 0, 0, 0, 24, 0], &list);
+        list.swap(7, 15);
+        bench.good(&[0x5f, 0x01, kind, 0, 0, 0, 0, 0, 24, 0], &list);
+        bench
+    }
+
+    #[test]
+    fn keys_tell_their_length_cut_or_not() {
+        let mut bench = held(1);
+        assert_eq!(bench.data_in(&ask(0, 255)), [0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(bench.data_in(&ask(0, 8)), [0, 0, 0, 1, 0, 0, 0, 8]);
+    }
+
+    #[test]
+    fn the_reservation() {
+        assert_eq!(Bench::ready().data_in(&ask(1, 255)), [0; 8]);
+        let data = held(3).data_in(&ask(1, 255));
+        assert_eq!(data, [0, 0, 0, 1, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 3, 0, 0]);
+        assert_eq!(held(8).data_in(&ask(1, 255))[15..22], [0, 0, 0, 0, 0, 0, 8], "no key: all hold it");
+    }
+
+    #[test]
+    fn capabilities() {
+        assert_eq!(Bench::ready().data_in(&ask(2, 255)), [0, 8, 0x04, 0xb0, 0xea, 0x01, 0, 0]);
+    }
+
+    #[test]
+    fn full_status_names_the_initiator_port() {
+        let data = held(5).data_in(&ask(3, 255));
+        assert_eq!(data[..8], [0, 0, 0, 1, 0, 0, 0, 64]);
+        assert_eq!(data[8..32], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 5, 0, 0, 0, 0, 0, 1, 0, 0, 0, 40]);
+        assert_eq!(data[32..36], [0x45, 0, 0, 36]);
+        assert_eq!(&data[36..], b"iqn.2026-01.test:a,i,0x800000000001\0");
+    }
+
+    #[test]
+    fn other_service_actions_are_refused() {
+        let mut bench = Bench::ready();
+        for action in 4..0x20 {
+            bench.refused(&ask(action, 255), 0x5, (0x24, 0), Some((1, Some(4))));
+        }
+    }
+}

@@ -99,3 +99,87 @@ fn parameters(call: &Call<'_>) -> Result<Parameters, Sense> {
         service_action_key: u64::from_be_bytes(*service_action_key),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Operation;
+    use crate::testing::{A, B, Bench};
+
+    fn list(key: u8, service_action_key: u8) -> [u8; 24] {
+        let mut list = [0; 24];
+        list[7] = key;
+        list[15] = service_action_key;
+        list
+    }
+
+    fn out(action: u8, kind: u8) -> [u8; 10] {
+        [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0]
+    }
+
+    /// A and B registered with keys 1 and 2.
+    fn registered() -> Bench {
+        let mut bench = Bench::ready();
+        for (nexus, key) in [(B, 2), (A, 1)] {
+            bench.nexus = nexus;
+            bench.good(&out(0, 0), &list(0, key));
+        }
+        bench
+    }
+
+    #[test]
+    fn a_reservation_keeps_the_unregistered_out() {
+        let mut bench = registered();
+        bench.good(&out(1, 5), &list(1, 0));
+        bench.nexus = B;
+        bench.good(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[0; 512]);
+        bench.good(&out(0, 0), &list(2, 0));
+        bench.conflicts(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[0; 512]);
+        bench.conflicts(&[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
+        bench.good(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
+        bench.good(&[0; 6], &[]);
+        bench.good(&[0x1b, 0, 0, 0, 1, 0], &[]);
+        bench.conflicts(&[0x1b, 0, 0, 0, 0, 0], &[]);
+        bench.conflicts(&out(1, 5), &list(2, 0));
+    }
+
+    #[test]
+    fn registrations_outlive_the_session() {
+        let mut bench = registered();
+        bench.good(&out(1, 3), &list(1, 0));
+        bench.target.detach(A);
+        bench.nexus = B;
+        bench.conflicts(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
+        let port = crate::InitiatorPort { name: "iqn.2026-01.test:a".into(), isid: [0x80, 0, 0, 0, 0, 1] };
+        bench.nexus = crate::NexusId(77);
+        bench.target.attach(bench.nexus, port);
+        bench.refused(&[0; 6], 0x6, (0x29, 0), None);
+        bench.good(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
+    }
+
+    #[test]
+    fn preempt_and_abort_aborts_the_victims_tasks() {
+        let mut bench = registered();
+        bench.good(&out(5, 1), &list(1, 2));
+        assert_eq!(bench.ram.log, [Operation::AbortTasks([B].to_vec())]);
+        bench.nexus = B;
+        bench.refused(&[0; 6], 0x6, (0x2a, 5), None);
+    }
+
+    #[test]
+    fn fields_are_checked() {
+        let mut bench = registered();
+        bench.refused_with(&out(1, 2), &list(1, 0), 0x5, (0x24, 0), Some((2, Some(3))));
+        bench.refused_with(&out(1, 0x11), &list(1, 0), 0x5, (0x24, 0), Some((2, Some(7))));
+        bench.refused_with(&out(7, 0), &list(1, 0), 0x5, (0x24, 0), Some((1, Some(4))));
+        bench.refused_with(&out(0, 0), &list(1, 0)[..20], 0x5, (0x1a, 0), None);
+        let long = [0x5f, 0, 0, 0, 0, 0, 0, 0, 25, 0];
+        bench.refused_with(&long, &[0; 25], 0x5, (0x1a, 0), None);
+        for (flag, bit) in [(0x08, 3), (0x01, 0)] {
+            let mut list = list(1, 3);
+            list[20] = flag;
+            bench.refused_with(&out(0, 0), &list, 0x5, (0x26, 0), Some((20, Some(bit))));
+        }
+        bench.good(&out(1, 1), &list(1, 0));
+        bench.refused_with(&out(2, 3), &list(1, 0), 0x5, (0x26, 4), None);
+    }
+}

@@ -130,3 +130,136 @@ fn status_data(call: &Call<'_>, lba: Lba, mapped: bool, blocks: u64) -> Step {
     out.u8(u8::from(!mapped)).pad_to(24);
     Call::parameters(out.into_vec(), u64::from(call.cdb.u32(10)))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{BLOCKS, Bench};
+    use crate::{Extent, Operation};
+    use alloc::vec::Vec;
+    use base::Lba;
+
+    const BLOCK: [u8; 512] = [0x5a; 512];
+
+    fn extent(lba: u64, blocks: u64) -> Extent {
+        Extent { lba: Lba(lba), blocks }
+    }
+
+    fn write_same16(flags: u8, lba: u8, blocks: u8) -> [u8; 16] {
+        [0x93, flags, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, blocks, 0, 0]
+    }
+
+    fn unmap_list(descriptors: &[(u64, u32)]) -> Vec<u8> {
+        let bytes = u16::try_from(descriptors.len() * 16).unwrap();
+        let mut list = Vec::new();
+        list.extend((bytes + 6).to_be_bytes());
+        list.extend(bytes.to_be_bytes());
+        list.extend([0; 4]);
+        for (lba, blocks) in descriptors {
+            list.extend(lba.to_be_bytes());
+            list.extend(blocks.to_be_bytes());
+            list.extend([0; 4]);
+        }
+        list
+    }
+
+    fn unmap_cdb(list: &[u8]) -> [u8; 10] {
+        let [high, low] = u16::try_from(list.len()).unwrap().to_be_bytes();
+        [0x42, 0, 0, 0, 0, 0, 0, high, low, 0]
+    }
+
+    #[test]
+    fn write_same_fills_or_zeroes() {
+        let mut bench = Bench::ready();
+        bench.good(&write_same16(0, 1, 3), &BLOCK);
+        bench.good(&[0x41, 0, 0, 0, 0, 9, 0, 0, 2, 0], &[0; 512]);
+        bench.good(&write_same16(0x08, 4, 1), &[0; 512]);
+        bench.good(&write_same16(0x08, 4, 1), &BLOCK);
+        bench.good(&write_same16(0x09, 4, 1), &[]);
+        bench.good(&write_same16(0x01, 4, 1), &[]);
+        assert_eq!(
+            bench.ram.log,
+            [
+                Operation::Fill(extent(1, 3)),
+                Operation::Zero { extent: extent(9, 2), deallocate: false },
+                Operation::Zero { extent: extent(4, 1), deallocate: true },
+                Operation::Fill(extent(4, 1)),
+                Operation::Zero { extent: extent(4, 1), deallocate: true },
+                Operation::Zero { extent: extent(4, 1), deallocate: false },
+            ]
+        );
+        assert_eq!(bench.ram.bytes[512..2048], [0x5a; 1536]);
+    }
+
+    #[test]
+    fn write_same_checks_its_fields() {
+        let mut bench = Bench::ready();
+        let field = |byte, bit| Some((byte, bit));
+        bench.refused_with(&write_same16(0x10, 0, 1), &BLOCK, 0x5, (0x24, 0), field(1, Some(4)));
+        bench.refused_with(&write_same16(0x20, 0, 1), &BLOCK, 0x5, (0x24, 0), field(1, Some(7)));
+        bench.refused_with(&write_same16(0x02, 0, 1), &BLOCK, 0x5, (0x24, 0), field(1, Some(1)));
+        bench.refused_with(&write_same16(0, 0, 0), &BLOCK, 0x5, (0x24, 0), field(10, None));
+        bench.refused_with(&[0x41, 0, 0, 0, 0, 0, 0, 0, 0, 0], &BLOCK, 0x5, (0x24, 0), field(7, None));
+        bench.refused_with(&[0x41, 0, 0, 0, 8, 0, 0, 0, 1, 0], &BLOCK, 0x5, (0x21, 0), None);
+        for wrong in [&BLOCK[..256], &[0; 1024], &[]] {
+            bench.refused_with(&write_same16(0x08, 0, 1), wrong, 0x5, (0x0e, 3), None);
+        }
+        let mut thick = Bench::ready_with(|config| config.thin = false);
+        thick.refused_with(&write_same16(0x08, 0, 1), &BLOCK, 0x5, (0x24, 0), field(1, Some(3)));
+    }
+
+    #[test]
+    fn unmap_runs_each_descriptor() {
+        let mut bench = Bench::ready();
+        bench.good(&write_same16(0, 0, 16), &BLOCK);
+        let list = unmap_list(&[(0, 8), (3, 0), (12, 1)]);
+        bench.good(&unmap_cdb(&list), &list);
+        assert_eq!(
+            bench.ram.log[1..],
+            [
+                Operation::Zero { extent: extent(0, 8), deallocate: true },
+                Operation::Zero { extent: extent(12, 1), deallocate: true },
+            ]
+        );
+        bench.good(&unmap_cdb(&[]), &[]);
+        let list = unmap_list(&[(BLOCKS, 0)]);
+        bench.good(&unmap_cdb(&list), &list);
+    }
+
+    #[test]
+    fn unmap_checks_everything_first() {
+        let mut bench = Bench::ready();
+        let list = unmap_list(&[(0, 8), (BLOCKS - 1, 2)]);
+        bench.refused_with(&unmap_cdb(&list), &list, 0x5, (0x21, 0), None);
+        let list = unmap_list(&[(0, 8); 257]);
+        bench.refused_with(&unmap_cdb(&list), &list, 0x5, (0x26, 0), Some((2, None)));
+        let list = unmap_list(&[(0, 8)]);
+        bench.refused_with(&unmap_cdb(&list[..20]), &list[..20], 0x5, (0x1a, 0), None);
+        bench.refused_with(&unmap_cdb(&list), &list[..20], 0x5, (0x1a, 0), None);
+        bench.refused_with(&unmap_cdb(&list[..7]), &list[..7], 0x5, (0x1a, 0), None);
+        let mut anchor = unmap_cdb(&list);
+        anchor[1] = 1;
+        bench.refused_with(&anchor, &list, 0x5, (0x24, 0), Some((1, Some(0))));
+        assert_eq!(bench.ram.log, []);
+    }
+
+    #[test]
+    fn unmap_is_bounded_in_blocks() {
+        let mut bench = Bench::ready_with(|config| config.blocks = 1 << 30);
+        let list = unmap_list(&[(0, 1 << 20), (1 << 21, 1)]);
+        bench.refused_with(&unmap_cdb(&list), &list, 0x5, (0x26, 0), Some((32, None)));
+    }
+
+    #[test]
+    fn lba_status_tells_runs() {
+        let mut bench = Bench::ready();
+        bench.good(&write_same16(0, 4, 4), &BLOCK);
+        let ask = |lba: u8| [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, 24, 0, 0];
+        let data = bench.data_in(&ask(4));
+        assert_eq!(data, [0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 0]);
+        let data = bench.data_in(&ask(8));
+        assert_eq!(data[16..], [0, 0, 7, 0xf8, 1, 0, 0, 0]);
+        bench.refused(&[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 24, 0, 0], 0x5, (0x21, 0), None);
+        let mut thick = Bench::ready_with(|config| config.thin = false);
+        assert_eq!(thick.data_in(&ask(0))[16..], [0, 0, 8, 0, 0, 0, 0, 0]);
+    }
+}

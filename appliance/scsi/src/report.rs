@@ -134,3 +134,103 @@ pub(crate) fn supported_task_management(call: &mut Call<'_>) -> Result<Step, Sen
     }
     Ok(Call::parameters(out.into_vec(), u64::from(call.cdb.u32(6))))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::table::TABLE;
+    use crate::testing::Bench;
+    use crate::{UnitConfig, lun};
+    use base::{ClusterId, VolumeId};
+
+    const REPORT_LUNS: [u8; 12] = [0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+
+    #[test]
+    fn luns_are_listed_in_order_and_the_attention_ends() {
+        let mut bench = Bench::ready();
+        for number in [300, 7] {
+            bench.target.map(number, UnitConfig::new(ClusterId(1), VolumeId(u64::from(number)), 8));
+        }
+        let data = bench.data_in(&REPORT_LUNS);
+        assert_eq!(data[..8], [0, 0, 0, 24, 0, 0, 0, 0]);
+        assert_eq!(data[8..32], [lun::encode(0), lun::encode(7), lun::encode(300)].concat());
+        bench.good(&[0; 6], &[]);
+    }
+
+    #[test]
+    fn lun_0_answers_even_if_unmapped() {
+        let mut bench = Bench::ready();
+        bench.target.map(5, UnitConfig::new(ClusterId(1), VolumeId(5), 8));
+        bench.target.unmap(0);
+        let data = bench.data_in(&REPORT_LUNS);
+        assert_eq!(data, [0, 0, 0, 8, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0]);
+        bench.refused(&[0; 6], 0x5, (0x25, 0), None);
+        bench.lun[1] = 6;
+        bench.refused(&REPORT_LUNS, 0x5, (0x25, 0), None);
+    }
+
+    #[test]
+    fn the_lun_list_needs_16_bytes() {
+        let mut bench = Bench::ready();
+        bench.refused(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 15, 0, 0], 0x5, (0x24, 0), Some((6, None)));
+        bench.refused(&[0xa0, 0, 9, 0, 0, 0, 0, 0, 0, 16, 0, 0], 0x5, (0x24, 0), Some((2, None)));
+        assert_eq!(bench.data_in(&[0xa0, 0, 1, 0, 0, 0, 0, 0, 0, 16, 0, 0]), [0; 8]);
+    }
+
+    #[test]
+    fn one_port_group() {
+        let mut bench = Bench::ready();
+        let group = [0x00, 0x81, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1];
+        let data = bench.data_in(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(data[..4], [0, 0, 0, 12]);
+        assert_eq!(data[4..], group);
+        let data = bench.data_in(&[0xa3, 0x2a, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(data[..8], [0, 0, 0, 16, 0x10, 0, 0, 0]);
+        assert_eq!(data[8..], group);
+        bench.target.set_served(0, false);
+        assert_eq!(bench.data_in(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0])[4], 0x0f);
+    }
+
+    #[test]
+    fn all_commands_are_listed() {
+        let mut bench = Bench::ready();
+        let data = bench.data_in(&[0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0]);
+        assert_eq!(data.len(), 4 + 8 * TABLE.len());
+        assert_eq!(data[4..12], [0x00, 0, 0, 0, 0, 0, 0, 6]);
+        let data = bench.data_in(&[0xa3, 0x0c, 0x80, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0]);
+        assert_eq!(data.len(), 4 + 20 * TABLE.len());
+        assert_eq!(data[4..24], [0, 0, 0, 0, 0, 2, 0, 6, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn one_command_by_opcode_or_service_action() {
+        let mut bench = Bench::ready();
+        let mut ask = |option: u8, code: u8, action: u8| {
+            bench.send(&[0xa3, 0x0c, option, code, 0, action, 0, 0, 0xff, 0xff, 0, 0], &[])
+        };
+        assert_eq!(ask(1, 0x28, 0).data_in, [0, 3, 0, 10, 0x28, 0xf8, 255, 255, 255, 255, 0x3f, 255, 255, 4]);
+        assert_eq!(ask(2, 0x9e, 0x10).data_in[..6], [0, 3, 0, 16, 0x9e, 0x10]);
+        assert_eq!(ask(3, 0x9e, 0x10).data_in[..6], [0, 3, 0, 16, 0x9e, 0x10]);
+        assert_eq!(ask(0x81, 0, 0).data_in.len(), 4 + 6 + 12);
+        for (option, code, action) in [(1, 0x83, 0), (2, 0x9e, 0x1f), (3, 0x28, 1), (2, 0x83, 0)] {
+            assert_eq!(ask(option, code, action).data_in, [0, 1, 0, 0], "{option} {code:x}");
+        }
+        for (option, code) in [(1, 0x9e), (2, 0x28), (4, 0x28)] {
+            assert!(ask(option, code, 0).sense.is_some(), "{option} {code:x}");
+        }
+    }
+
+    #[test]
+    fn a_thick_unit_has_no_unmap() {
+        let mut bench = Bench::ready_with(|config| config.thin = false);
+        assert_eq!(bench.data_in(&[0xa3, 0x0c, 1, 0x42, 0, 0, 0, 0, 1, 0, 0, 0]), [0, 1, 0, 0]);
+        bench.refused_with(&[0x42, 0, 0, 0, 0, 0, 0, 0, 8, 0], &[0; 8], 0x5, (0x20, 0), None);
+    }
+
+    #[test]
+    fn task_management_functions() {
+        let mut bench = Bench::ready();
+        assert_eq!(bench.data_in(&[0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0]), [0xda, 0, 0, 0]);
+        assert_eq!(bench.data_in(&[0xa3, 0x0d, 0x80, 0, 0, 0, 0, 0, 0, 255, 0, 0]).len(), 16);
+        bench.refused(&[0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0], 0x5, (0x24, 0), Some((6, None)));
+    }
+}

@@ -263,3 +263,84 @@ pub(crate) fn cut(mut bytes: Vec<u8>, allocation_len: u64) -> Vec<u8> {
     bytes.truncate(usize::try_from(allocation_len).unwrap_or(usize::MAX));
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{A, B, Bench};
+    use crate::*;
+    use base::{ClusterId, VolumeId};
+
+    const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+    #[test]
+    fn a_new_nexus_hears_of_the_power_on_once() {
+        let mut bench = Bench::fresh(|_| {});
+        bench.good(&[0x12, 0, 0, 0, 5, 0], &[]);
+        bench.good(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0], &[]);
+        bench.refused(&READ, 0x6, (0x29, 0), None);
+        bench.good(&READ, &[]);
+    }
+
+    #[test]
+    fn a_lun_without_unit() {
+        let mut bench = Bench::ready();
+        for lun in [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], [0xc1, 1, 0, 0, 0, 0, 0, 0]] {
+            bench.lun = lun;
+            assert!(!bench.target.has_unit(lun));
+            bench.refused(&READ, 0x5, (0x25, 0), None);
+        }
+    }
+
+    #[test]
+    fn unknown_commands() {
+        let mut bench = Bench::ready();
+        bench.refused(&[0x83; 16], 0x5, (0x20, 0), None);
+        bench.refused(&[0x7f; 32], 0x5, (0x20, 0), None);
+        bench.refused(&[], 0x5, (0x20, 0), None);
+        bench.refused(
+            &[0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            0x5,
+            (0x24, 0),
+            Some((1, Some(4))),
+        );
+        assert_eq!(command_name(&READ), Some("READ (10)"));
+        assert_eq!(command_name(&[0x83]), None);
+    }
+
+    #[test]
+    fn live_changes_raise_attentions() {
+        let mut bench = Bench::ready();
+        bench.target.resize(0, 4096);
+        bench.target.resize(0, 4096);
+        bench.target.map(1, UnitConfig::new(ClusterId(1), VolumeId(2), 8));
+        bench.refused(&READ, 0x6, (0x2a, 9), None);
+        bench.refused(&READ, 0x6, (0x3f, 0x0e), None);
+        bench.good(&READ, &[]);
+        bench.target.unmap(1);
+        bench.refused(&READ, 0x6, (0x3f, 0x0e), None);
+        bench.target.unmap(1);
+        bench.good(&READ, &[]);
+        assert_eq!(bench.target.unit(0).unwrap().config().blocks, 4096);
+    }
+
+    #[test]
+    fn a_cleared_task_set_is_told_to_the_losers() {
+        let mut bench = Bench::ready();
+        bench.target.tasks_cleared([0; 8], A, &[A, B]);
+        bench.good(&READ, &[]);
+        bench.nexus = B;
+        bench.refused(&READ, 0x6, (0x2f, 0), None);
+    }
+
+    #[test]
+    fn a_unit_unmapped_under_a_command_ends_it() {
+        let mut bench = Bench::ready();
+        let command = Command { nexus: A, lun: [0; 8], cdb: &READ, offered_len: 0, parameters: &[] };
+        let Step::Backend(_, continuation) = bench.target.execute(&command) else { panic!("no operation") };
+        bench.target.unmap(0);
+        let Step::Done(response) = bench.target.resume(&command, continuation, Outcome::Done) else {
+            panic!("not done")
+        };
+        assert_eq!(response.sense.map(|sense| sense.key), Some(SenseKey::AbortedCommand));
+    }
+}

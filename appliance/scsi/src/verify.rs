@@ -80,3 +80,54 @@ fn written(call: &Call<'_>) -> Result<(ByteCheck, Extent), Sense> {
     extent.blocks = call.offered_blocks(extent.blocks)?;
     Ok((check, extent))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Bench;
+    use crate::{Direction, Extent, Operation, Transfer, expected_transfer};
+    use base::Lba;
+
+    const EXTENT: Extent = Extent { lba: Lba(2), blocks: 2 };
+
+    fn verify10(flags: u8) -> [u8; 10] {
+        [0x2f, flags, 0, 0, 0, 2, 0, 0, 2, 0]
+    }
+
+    #[test]
+    fn byte_check_chooses_the_operation() {
+        let mut bench = Bench::ready();
+        bench.good(&verify10(0x10), &[]);
+        bench.good(&verify10(0x02), &[0; 1024]);
+        bench.good(&verify10(0x06), &[0; 512]);
+        assert_eq!(
+            bench.ram.log,
+            [Operation::Verify(EXTENT), Operation::Compare(EXTENT), Operation::CompareFill(EXTENT)]
+        );
+        bench.refused(&verify10(0x04), 0x5, (0x24, 0), Some((1, Some(2))));
+        bench.refused_with(&verify10(0x22), &[0; 1024], 0x5, (0x24, 0), Some((1, Some(7))));
+        bench.refused_with(&verify10(0x02), &[0; 512], 0x5, (0x0e, 3), None);
+        bench.refused_with(&verify10(0x02), &[1; 1024], 0xe, (0x1d, 0), None);
+    }
+
+    #[test]
+    fn data_is_expected_by_byte_check() {
+        assert_eq!(expected_transfer(&verify10(0)), Transfer::NONE);
+        assert_eq!(expected_transfer(&verify10(0x02)).len_bytes, 1024);
+        assert_eq!(expected_transfer(&verify10(0x06)).len_bytes, 512);
+        assert_eq!(expected_transfer(&verify10(0x02)).direction, Direction::Out);
+    }
+
+    #[test]
+    fn write_and_verify_writes_durably_first() {
+        let mut bench = Bench::ready();
+        let cdb = |flags| [0x8e, flags, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0];
+        bench.good(&cdb(0x00), &[1; 1024]);
+        bench.good(&cdb(0x02), &[2; 1024]);
+        let write = Operation::Write { extent: EXTENT, fua: true };
+        assert_eq!(
+            bench.ram.log,
+            [write.clone(), Operation::Verify(EXTENT), write, Operation::Compare(EXTENT)]
+        );
+        bench.refused_with(&cdb(0x06), &[2; 1024], 0x5, (0x24, 0), Some((1, Some(2))));
+    }
+}
