@@ -6,643 +6,147 @@ use crate::{
     report, reservation_scsi2, verify,
 };
 
-/// Every command that is served, and nothing else: REPORT SUPPORTED OPERATION CODES lists it.
-pub(crate) static TABLE: &[Opcode] = &[
-    Opcode {
-        name: "TEST UNIT READY",
-        code: 0x00,
-        service_action: None,
-        usage: &[0, 0, 0, 0, 0, 0x04],
-        data: Data::None,
-        rights: Rights::PastPersistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(diagnostic::test_unit_ready),
-    },
-    Opcode {
-        name: "REQUEST SENSE",
-        code: 0x03,
-        service_action: None,
-        usage: &[0x03, 0x01, 0, 0, 0xff, 0x04],
-        data: Data::In8(4),
-        rights: Rights::Always,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Target(diagnostic::request_sense),
-    },
-    Opcode {
-        name: "READ (6)",
-        code: 0x08,
-        service_action: None,
-        usage: &[0x08, 0x1f, 0xff, 0xff, 0xff, 0x04],
-        data: Data::InBlocks,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::read),
-    },
-    Opcode {
-        name: "WRITE (6)",
-        code: 0x0a,
-        service_action: None,
-        usage: &[0x0a, 0x1f, 0xff, 0xff, 0xff, 0x04],
-        data: Data::OutBlocks,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::write),
-    },
-    Opcode {
-        name: "INQUIRY",
-        code: 0x12,
-        service_action: None,
-        usage: &[0x12, 0x01, 0xff, 0xff, 0xff, 0x04],
-        data: Data::In16(3),
-        rights: Rights::Always,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Target(inquiry::inquiry),
-    },
-    Opcode {
-        name: "MODE SELECT (6)",
-        code: 0x15,
-        service_action: None,
-        usage: &[0x15, 0x11, 0, 0, 0xff, 0x04],
-        data: Data::List8(4),
-        rights: Rights::Write,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Unit(mode::select6),
-    },
-    Opcode {
-        name: "RESERVE (6)",
-        code: 0x16,
-        service_action: None,
-        usage: &[0x16, 0x11, 0, 0, 0, 0x04],
-        data: Data::None,
-        rights: Rights::Scsi2,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(reservation_scsi2::reserve),
-    },
-    Opcode {
-        name: "RELEASE (6)",
-        code: 0x17,
-        service_action: None,
-        usage: &[0x17, 0x11, 0, 0, 0, 0x04],
-        data: Data::None,
-        rights: Rights::Scsi2,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(reservation_scsi2::release),
-    },
-    Opcode {
-        name: "MODE SENSE (6)",
-        code: 0x1a,
-        service_action: None,
-        usage: &[0x1a, 0x08, 0xff, 0xff, 0xff, 0x04],
-        data: Data::In8(4),
-        rights: Rights::Read,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Unit(mode::sense6),
-    },
-    Opcode {
-        name: "START STOP UNIT",
-        code: 0x1b,
-        service_action: None,
-        usage: &[0x1b, 0x01, 0, 0x0f, 0xf7, 0x04],
-        data: Data::None,
-        rights: Rights::StartStop,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(diagnostic::start_stop),
-    },
-    Opcode {
-        name: "READ CAPACITY (10)",
-        code: 0x25,
-        service_action: None,
-        usage: &[0x25, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01, 0x04],
-        data: Data::InFixed(8),
-        rights: Rights::Always,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(capacity::read_capacity10),
-    },
-    Opcode {
-        name: "READ (10)",
-        code: 0x28,
-        service_action: None,
-        usage: &[0x28, 0xf8, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0x04],
-        data: Data::InBlocks,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::read),
-    },
-    Opcode {
-        name: "WRITE (10)",
-        code: 0x2a,
-        service_action: None,
-        usage: &[0x2a, 0xf8, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0x04],
-        data: Data::OutBlocks,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::write),
-    },
-    Opcode {
-        name: "WRITE AND VERIFY (10)",
-        code: 0x2e,
-        service_action: None,
-        usage: &[0x2e, 0xf6, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0x04],
-        data: Data::OutBlocks,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(verify::write_and_verify),
-    },
-    Opcode {
-        name: "VERIFY (10)",
-        code: 0x2f,
-        service_action: None,
-        usage: &[0x2f, 0xf6, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0x04],
-        data: Data::OutVerify,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(verify::verify),
-    },
-    Opcode {
-        name: "PRE-FETCH (10)",
-        code: 0x34,
-        service_action: None,
-        usage: &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0x04],
-        data: Data::None,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::prefetch),
-    },
-    Opcode {
-        name: "SYNCHRONIZE CACHE (10)",
-        code: 0x35,
-        service_action: None,
-        usage: &[0x35, 0x02, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0x04],
-        data: Data::None,
-        rights: Rights::Write,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::synchronize_cache),
-    },
-    Opcode {
-        name: "READ DEFECT DATA (10)",
-        code: 0x37,
-        service_action: None,
-        usage: &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::In16(7),
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(diagnostic::read_defect_data10),
-    },
-    Opcode {
-        name: "WRITE SAME (10)",
-        code: 0x41,
-        service_action: None,
-        usage: &[0x41, 0xf8, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0x04],
-        data: Data::OutPattern,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(provisioning::write_same),
-    },
-    Opcode {
-        name: "UNMAP",
-        code: 0x42,
-        service_action: None,
-        usage: &[0x42, 0x01, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0x04],
-        data: Data::List16(7),
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Thin,
-        handler: Handler::Unit(provisioning::unmap),
-    },
-    Opcode {
-        name: "LOG SENSE",
-        code: 0x4d,
-        service_action: None,
-        usage: &[0x4d, 0x03, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
-        data: Data::In16(7),
-        rights: Rights::Always,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Unit(diagnostic::log_sense),
-    },
-    Opcode {
-        name: "MODE SELECT (10)",
-        code: 0x55,
-        service_action: None,
-        usage: &[0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::List16(7),
-        rights: Rights::Write,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Unit(mode::select10),
-    },
-    Opcode {
-        name: "RESERVE (10)",
-        code: 0x56,
-        service_action: None,
-        usage: &[0x56, 0x12, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::None,
-        rights: Rights::Scsi2,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(reservation_scsi2::reserve),
-    },
-    Opcode {
-        name: "RELEASE (10)",
-        code: 0x57,
-        service_action: None,
-        usage: &[0x57, 0x12, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::None,
-        rights: Rights::Scsi2,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(reservation_scsi2::release),
-    },
-    Opcode {
-        name: "MODE SENSE (10)",
-        code: 0x5a,
-        service_action: None,
-        usage: &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::In16(7),
-        rights: Rights::Read,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Unit(mode::sense10),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE IN, READ KEYS",
-        code: 0x5e,
-        service_action: Some(0x00),
-        usage: &[0x5e, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::In16(7),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_in::read_keys),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE IN, READ RESERVATION",
-        code: 0x5e,
-        service_action: Some(0x01),
-        usage: &[0x5e, 0x01, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::In16(7),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_in::read_reservation),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE IN, REPORT CAPABILITIES",
-        code: 0x5e,
-        service_action: Some(0x02),
-        usage: &[0x5e, 0x02, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::In16(7),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_in::report_capabilities),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE IN, READ FULL STATUS",
-        code: 0x5e,
-        service_action: Some(0x03),
-        usage: &[0x5e, 0x03, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
-        data: Data::In16(7),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_in::read_full_status),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE OUT, REGISTER",
-        code: 0x5f,
-        service_action: Some(0x00),
-        usage: &[0x5f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
-        data: Data::List32(5),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_out::execute),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE OUT, RESERVE",
-        code: 0x5f,
-        service_action: Some(0x01),
-        usage: &[0x5f, 0x01, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
-        data: Data::List32(5),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_out::execute),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE OUT, RELEASE",
-        code: 0x5f,
-        service_action: Some(0x02),
-        usage: &[0x5f, 0x02, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
-        data: Data::List32(5),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_out::execute),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE OUT, CLEAR",
-        code: 0x5f,
-        service_action: Some(0x03),
-        usage: &[0x5f, 0x03, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
-        data: Data::List32(5),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_out::execute),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE OUT, PREEMPT",
-        code: 0x5f,
-        service_action: Some(0x04),
-        usage: &[0x5f, 0x04, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
-        data: Data::List32(5),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_out::execute),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE OUT, PREEMPT AND ABORT",
-        code: 0x5f,
-        service_action: Some(0x05),
-        usage: &[0x5f, 0x05, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
-        data: Data::List32(5),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_out::execute),
-    },
-    Opcode {
-        name: "PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY",
-        code: 0x5f,
-        service_action: Some(0x06),
-        usage: &[0x5f, 0x06, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
-        data: Data::List32(5),
-        rights: Rights::Persistent,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(persistent_out::execute),
-    },
-    Opcode {
-        name: "READ (16)",
-        code: 0x88,
-        service_action: None,
-        usage: &[
-            0x88, 0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04,
-        ],
-        data: Data::InBlocks,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::read),
-    },
-    Opcode {
-        name: "COMPARE AND WRITE",
-        code: 0x89,
-        service_action: None,
-        usage: &[0x89, 0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0x3f, 0x04],
-        data: Data::OutCompare,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(compare::compare_and_write),
-    },
-    Opcode {
-        name: "WRITE (16)",
-        code: 0x8a,
-        service_action: None,
-        usage: &[
-            0x8a, 0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04,
-        ],
-        data: Data::OutBlocks,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::write),
-    },
-    Opcode {
-        name: "ORWRITE (16)",
-        code: 0x8b,
-        service_action: None,
-        usage: &[
-            0x8b, 0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04,
-        ],
-        data: Data::OutBlocks,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(compare::or_write),
-    },
-    Opcode {
-        name: "WRITE AND VERIFY (16)",
-        code: 0x8e,
-        service_action: None,
-        usage: &[
-            0x8e, 0xf6, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04,
-        ],
-        data: Data::OutBlocks,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(verify::write_and_verify),
-    },
-    Opcode {
-        name: "VERIFY (16)",
-        code: 0x8f,
-        service_action: None,
-        usage: &[
-            0x8f, 0xf6, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04,
-        ],
-        data: Data::OutVerify,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(verify::verify),
-    },
-    Opcode {
-        name: "PRE-FETCH (16)",
-        code: 0x90,
-        service_action: None,
-        usage: &[
-            0x90, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04,
-        ],
-        data: Data::None,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::prefetch),
-    },
-    Opcode {
-        name: "SYNCHRONIZE CACHE (16)",
-        code: 0x91,
-        service_action: None,
-        usage: &[
-            0x91, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04,
-        ],
-        data: Data::None,
-        rights: Rights::Write,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::synchronize_cache),
-    },
-    Opcode {
-        name: "WRITE SAME (16)",
-        code: 0x93,
-        service_action: None,
-        usage: &[
-            0x93, 0xf9, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04,
-        ],
-        data: Data::OutPatternUnlessNdob,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(provisioning::write_same),
-    },
-    Opcode {
-        name: "READ CAPACITY (16)",
-        code: 0x9e,
-        service_action: Some(0x10),
-        usage: &[
-            0x9e, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0x04,
-        ],
-        data: Data::In32(10),
-        rights: Rights::Always,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(capacity::read_capacity16),
-    },
-    Opcode {
-        name: "GET LBA STATUS",
-        code: 0x9e,
-        service_action: Some(0x12),
-        usage: &[0x9e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
-        data: Data::In32(10),
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(provisioning::get_lba_status),
-    },
-    Opcode {
-        name: "REPORT LUNS",
-        code: 0xa0,
-        service_action: None,
-        usage: &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
-        data: Data::In32(6),
-        rights: Rights::Always,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Target(report::luns),
-    },
-    Opcode {
-        name: "REPORT TARGET PORT GROUPS",
-        code: 0xa3,
-        service_action: Some(0x0a),
-        usage: &[0xa3, 0xea, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
-        data: Data::In32(6),
-        rights: Rights::Always,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Unit(report::target_port_groups),
-    },
-    Opcode {
-        name: "REPORT SUPPORTED OPERATION CODES",
-        code: 0xa3,
-        service_action: Some(0x0c),
-        usage: &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
-        data: Data::In32(6),
-        rights: Rights::Read,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Unit(report::supported_opcodes),
-    },
-    Opcode {
-        name: "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
-        code: 0xa3,
-        service_action: Some(0x0d),
-        usage: &[0xa3, 0x0d, 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
-        data: Data::In32(6),
-        rights: Rights::Read,
-        medium: Medium::Unneeded,
-        available: Available::Always,
-        handler: Handler::Unit(report::supported_task_management),
-    },
-    Opcode {
-        name: "READ (12)",
-        code: 0xa8,
-        service_action: None,
-        usage: &[0xa8, 0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04],
-        data: Data::InBlocks,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::read),
-    },
-    Opcode {
-        name: "WRITE (12)",
-        code: 0xaa,
-        service_action: None,
-        usage: &[0xaa, 0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04],
-        data: Data::OutBlocks,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(read_write::write),
-    },
-    Opcode {
-        name: "WRITE AND VERIFY (12)",
-        code: 0xae,
-        service_action: None,
-        usage: &[0xae, 0xf6, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04],
-        data: Data::OutBlocks,
-        rights: Rights::Write,
-        medium: Medium::Modified,
-        available: Available::Always,
-        handler: Handler::Unit(verify::write_and_verify),
-    },
-    Opcode {
-        name: "VERIFY (12)",
-        code: 0xaf,
-        service_action: None,
-        usage: &[0xaf, 0xf6, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x04],
-        data: Data::OutVerify,
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(verify::verify),
-    },
-    Opcode {
-        name: "READ DEFECT DATA (12)",
-        code: 0xb7,
-        service_action: None,
-        usage: &[0xb7, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
-        data: Data::In32(6),
-        rights: Rights::Read,
-        medium: Medium::Needed,
-        available: Available::Always,
-        handler: Handler::Unit(diagnostic::read_defect_data12),
-    },
-];
+/// One line per command: code[/service action], name, data, rights, medium, available; handler; CDB usage data.
+macro_rules! table {
+    ($($code:literal $(/ $action:literal)?, $name:literal, $data:ident $(($at:literal))?, $rights:ident, $medium:ident,
+        $available:ident; $level:ident $handler:path; [$($usage:literal)*];)+) => {
+        /// Every command that is served, and nothing else: REPORT SUPPORTED OPERATION CODES lists it.
+        pub(crate) static TABLE: &[Opcode] = &[$(Opcode {
+            name: $name,
+            code: $code,
+            service_action: optional(&[$($action)?]),
+            usage: &[$($usage),*],
+            data: Data::$data $(($at))?,
+            rights: Rights::$rights,
+            medium: Medium::$medium,
+            available: Available::$available,
+            handler: Handler::$level($handler),
+        },)+];
+    };
+}
+
+const fn optional(action: &[u16]) -> Option<u16> {
+    match action {
+        [] => None,
+        [action, ..] => Some(*action),
+    }
+}
+
+#[rustfmt::skip]
+table! {
+    0x00, "TEST UNIT READY", None, PastPersistent, Needed, Always;
+        Unit diagnostic::test_unit_ready; [0x00 0x00 0x00 0x00 0x00 0x04];
+    0x03, "REQUEST SENSE", In8(4), Always, Unneeded, Always;
+        Target diagnostic::request_sense; [0x03 0x01 0x00 0x00 0xff 0x04];
+    0x08, "READ (6)", InBlocks, Read, Needed, Always;
+        Unit read_write::read; [0x08 0x1f 0xff 0xff 0xff 0x04];
+    0x0a, "WRITE (6)", OutBlocks, Write, Modified, Always;
+        Unit read_write::write; [0x0a 0x1f 0xff 0xff 0xff 0x04];
+    0x12, "INQUIRY", In16(3), Always, Unneeded, Always;
+        Target inquiry::inquiry; [0x12 0x01 0xff 0xff 0xff 0x04];
+    0x15, "MODE SELECT (6)", List8(4), Write, Unneeded, Always;
+        Unit mode::select6; [0x15 0x11 0x00 0x00 0xff 0x04];
+    0x16, "RESERVE (6)", None, Scsi2, Needed, Always;
+        Unit reservation_scsi2::reserve; [0x16 0x11 0x00 0x00 0x00 0x04];
+    0x17, "RELEASE (6)", None, Scsi2, Needed, Always;
+        Unit reservation_scsi2::release; [0x17 0x11 0x00 0x00 0x00 0x04];
+    0x1a, "MODE SENSE (6)", In8(4), Read, Unneeded, Always;
+        Unit mode::sense6; [0x1a 0x08 0xff 0xff 0xff 0x04];
+    0x1b, "START STOP UNIT", None, StartStop, Needed, Always;
+        Unit diagnostic::start_stop; [0x1b 0x01 0x00 0x0f 0xf7 0x04];
+    0x25, "READ CAPACITY (10)", InFixed(8), Always, Needed, Always;
+        Unit capacity::read_capacity10; [0x25 0x00 0xff 0xff 0xff 0xff 0x00 0x00 0x01 0x04];
+    0x28, "READ (10)", InBlocks, Read, Needed, Always;
+        Unit read_write::read; [0x28 0xf8 0xff 0xff 0xff 0xff 0x3f 0xff 0xff 0x04];
+    0x2a, "WRITE (10)", OutBlocks, Write, Modified, Always;
+        Unit read_write::write; [0x2a 0xf8 0xff 0xff 0xff 0xff 0x3f 0xff 0xff 0x04];
+    0x2e, "WRITE AND VERIFY (10)", OutBlocks, Write, Modified, Always;
+        Unit verify::write_and_verify; [0x2e 0xf6 0xff 0xff 0xff 0xff 0x3f 0xff 0xff 0x04];
+    0x2f, "VERIFY (10)", OutVerify, Read, Needed, Always;
+        Unit verify::verify; [0x2f 0xf6 0xff 0xff 0xff 0xff 0x3f 0xff 0xff 0x04];
+    0x34, "PRE-FETCH (10)", None, Read, Needed, Always;
+        Unit read_write::prefetch; [0x34 0x02 0xff 0xff 0xff 0xff 0x3f 0xff 0xff 0x04];
+    0x35, "SYNCHRONIZE CACHE (10)", None, Write, Needed, Always;
+        Unit read_write::synchronize_cache; [0x35 0x02 0xff 0xff 0xff 0xff 0x3f 0xff 0xff 0x04];
+    0x37, "READ DEFECT DATA (10)", In16(7), Read, Needed, Always;
+        Unit diagnostic::read_defect_data10; [0x37 0x00 0x1f 0x00 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x41, "WRITE SAME (10)", OutPattern, Write, Modified, Always;
+        Unit provisioning::write_same; [0x41 0xf8 0xff 0xff 0xff 0xff 0x3f 0xff 0xff 0x04];
+    0x42, "UNMAP", List16(7), Write, Modified, Thin;
+        Unit provisioning::unmap; [0x42 0x01 0x00 0x00 0x00 0x00 0x3f 0xff 0xff 0x04];
+    0x4d, "LOG SENSE", In16(7), Always, Unneeded, Always;
+        Unit diagnostic::log_sense; [0x4d 0x03 0xff 0xff 0x00 0xff 0xff 0xff 0xff 0x04];
+    0x55, "MODE SELECT (10)", List16(7), Write, Unneeded, Always;
+        Unit mode::select10; [0x55 0x11 0x00 0x00 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x56, "RESERVE (10)", None, Scsi2, Needed, Always;
+        Unit reservation_scsi2::reserve; [0x56 0x12 0x00 0xff 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x57, "RELEASE (10)", None, Scsi2, Needed, Always;
+        Unit reservation_scsi2::release; [0x57 0x12 0x00 0xff 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x5a, "MODE SENSE (10)", In16(7), Read, Unneeded, Always;
+        Unit mode::sense10; [0x5a 0x18 0xff 0xff 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x5e/0x00, "PERSISTENT RESERVE IN, READ KEYS", In16(7), Persistent, Needed, Always;
+        Unit persistent_in::read_keys; [0x5e 0x00 0x00 0x00 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x5e/0x01, "PERSISTENT RESERVE IN, READ RESERVATION", In16(7), Persistent, Needed, Always;
+        Unit persistent_in::read_reservation; [0x5e 0x01 0x00 0x00 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x5e/0x02, "PERSISTENT RESERVE IN, REPORT CAPABILITIES", In16(7), Persistent, Needed, Always;
+        Unit persistent_in::report_capabilities; [0x5e 0x02 0x00 0x00 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x5e/0x03, "PERSISTENT RESERVE IN, READ FULL STATUS", In16(7), Persistent, Needed, Always;
+        Unit persistent_in::read_full_status; [0x5e 0x03 0x00 0x00 0x00 0x00 0x00 0xff 0xff 0x04];
+    0x5f/0x00, "PERSISTENT RESERVE OUT, REGISTER", List32(5), Persistent, Needed, Always;
+        Unit persistent_out::execute; [0x5f 0x00 0x00 0x00 0x00 0xff 0xff 0xff 0xff 0x04];
+    0x5f/0x01, "PERSISTENT RESERVE OUT, RESERVE", List32(5), Persistent, Needed, Always;
+        Unit persistent_out::execute; [0x5f 0x01 0xff 0x00 0x00 0xff 0xff 0xff 0xff 0x04];
+    0x5f/0x02, "PERSISTENT RESERVE OUT, RELEASE", List32(5), Persistent, Needed, Always;
+        Unit persistent_out::execute; [0x5f 0x02 0xff 0x00 0x00 0xff 0xff 0xff 0xff 0x04];
+    0x5f/0x03, "PERSISTENT RESERVE OUT, CLEAR", List32(5), Persistent, Needed, Always;
+        Unit persistent_out::execute; [0x5f 0x03 0x00 0x00 0x00 0xff 0xff 0xff 0xff 0x04];
+    0x5f/0x04, "PERSISTENT RESERVE OUT, PREEMPT", List32(5), Persistent, Needed, Always;
+        Unit persistent_out::execute; [0x5f 0x04 0xff 0x00 0x00 0xff 0xff 0xff 0xff 0x04];
+    0x5f/0x05, "PERSISTENT RESERVE OUT, PREEMPT AND ABORT", List32(5), Persistent, Needed, Always;
+        Unit persistent_out::execute; [0x5f 0x05 0xff 0x00 0x00 0xff 0xff 0xff 0xff 0x04];
+    0x5f/0x06, "PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY", List32(5), Persistent, Needed, Always;
+        Unit persistent_out::execute; [0x5f 0x06 0x00 0x00 0x00 0xff 0xff 0xff 0xff 0x04];
+    0x88, "READ (16)", InBlocks, Read, Needed, Always;
+        Unit read_write::read; [0x88 0xf8 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0x89, "COMPARE AND WRITE", OutCompare, Write, Modified, Always;
+        Unit compare::compare_and_write; [0x89 0xf8 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x00 0x00 0x00 0xff 0x3f 0x04];
+    0x8a, "WRITE (16)", OutBlocks, Write, Modified, Always;
+        Unit read_write::write; [0x8a 0xf8 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0x8b, "ORWRITE (16)", OutBlocks, Write, Modified, Always;
+        Unit compare::or_write; [0x8b 0xf8 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0x8e, "WRITE AND VERIFY (16)", OutBlocks, Write, Modified, Always;
+        Unit verify::write_and_verify; [0x8e 0xf6 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0x8f, "VERIFY (16)", OutVerify, Read, Needed, Always;
+        Unit verify::verify; [0x8f 0xf6 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0x90, "PRE-FETCH (16)", None, Read, Needed, Always;
+        Unit read_write::prefetch; [0x90 0x02 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0x91, "SYNCHRONIZE CACHE (16)", None, Write, Needed, Always;
+        Unit read_write::synchronize_cache; [0x91 0x02 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0x93, "WRITE SAME (16)", OutPatternUnlessNdob, Write, Modified, Always;
+        Unit provisioning::write_same; [0x93 0xf9 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0x9e/0x10, "READ CAPACITY (16)", In32(10), Always, Needed, Always;
+        Unit capacity::read_capacity16; [0x9e 0x10 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x01 0x04];
+    0x9e/0x12, "GET LBA STATUS", In32(10), Read, Needed, Always;
+        Unit provisioning::get_lba_status; [0x9e 0x12 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x00 0x04];
+    0xa0, "REPORT LUNS", In32(6), Always, Unneeded, Always;
+        Target report::luns; [0xa0 0x00 0xff 0x00 0x00 0x00 0xff 0xff 0xff 0xff 0x00 0x04];
+    0xa3/0x0a, "REPORT TARGET PORT GROUPS", In32(6), Always, Unneeded, Always;
+        Unit report::target_port_groups; [0xa3 0xea 0x00 0x00 0x00 0x00 0xff 0xff 0xff 0xff 0x00 0x04];
+    0xa3/0x0c, "REPORT SUPPORTED OPERATION CODES", In32(6), Read, Unneeded, Always;
+        Unit report::supported_opcodes; [0xa3 0x0c 0x87 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x00 0x04];
+    0xa3/0x0d, "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", In32(6), Read, Unneeded, Always;
+        Unit report::supported_task_management; [0xa3 0x0d 0x80 0x00 0x00 0x00 0xff 0xff 0xff 0xff 0x00 0x04];
+    0xa8, "READ (12)", InBlocks, Read, Needed, Always;
+        Unit read_write::read; [0xa8 0xf8 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0xaa, "WRITE (12)", OutBlocks, Write, Modified, Always;
+        Unit read_write::write; [0xaa 0xf8 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0xae, "WRITE AND VERIFY (12)", OutBlocks, Write, Modified, Always;
+        Unit verify::write_and_verify; [0xae 0xf6 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0xaf, "VERIFY (12)", OutVerify, Read, Needed, Always;
+        Unit verify::verify; [0xaf 0xf6 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0xff 0x3f 0x04];
+    0xb7, "READ DEFECT DATA (12)", In32(6), Read, Needed, Always;
+        Unit diagnostic::read_defect_data12; [0xb7 0x1f 0x00 0x00 0x00 0x00 0xff 0xff 0xff 0xff 0x00 0x04];
+}
 
 #[cfg(test)]
 mod tests {
