@@ -222,7 +222,7 @@ fn the_peer_of_a_dead_primary_steps_in_within_the_budget() {
     let mut policy = Policy::new(B, timing());
     let mut sequence = 0;
     let alive_until_3000 = |ms: u64, l: &mut Liveness| {
-        if ms <= 3000 && ms % 300 == 0 {
+        if ms <= 3000 && ms.is_multiple_of(300) {
             sequence += 1;
             l.handle_request(&sign(A, sequence, sequence - 1, 11), at(ms));
         }
@@ -257,7 +257,7 @@ fn nobody_steps_in_without_a_usable_copy_or_while_the_primary_lives() {
         let mut policy = Policy::new(B, timing());
         let mut sequence = 0;
         let each = |ms: u64, l: &mut Liveness| {
-            if a_lives && ms % 300 == 0 {
+            if a_lives && ms.is_multiple_of(300) {
                 sequence += 1;
                 l.handle_request(&sign(A, sequence, sequence - 1, 11), at(ms));
             }
@@ -284,7 +284,7 @@ fn a_restarted_storage_process_goes_before_its_peer() {
     let mut policy = Policy::new(B, timing());
     let mut sequence = 0;
     let each = |ms: u64, l: &mut Liveness| {
-        if ms % 300 == 0 {
+        if ms.is_multiple_of(300) {
             sequence += 1;
             l.handle_request(&sign(A, sequence, sequence - 1, if ms < 3000 { 11 } else { 12 }), at(ms));
         }
@@ -300,7 +300,7 @@ fn two_candidates_do_not_duel() {
     let mut policy = Policy::new(B, timing());
     let mut sequence = 0;
     let each = |ms: u64, l: &mut Liveness| {
-        if ms % 300 == 0 {
+        if ms.is_multiple_of(300) {
             sequence += 1;
             l.handle_request(&sign(A, sequence, sequence - 1, 11), at(ms));
         }
