@@ -5,8 +5,9 @@
 //!   `O_EXCL` on a block device, `flock` on a file. Both locks end with the last reference to the open file, and a
 //!   request in flight holds one. So a process that starts after `kill -9` of the old one can open the disk only
 //!   when the old one's writes have ended: what S4 asks before an epoch is served.
-//! - After a failed flush or durable write the device's content is unknown (the kernel reports such an error once,
-//!   then forgets it); every later one fails too until the device is opened anew ([`ErrorKind::FlushFailed`]).
+//! - After a failed flush nobody knows which of the writes before it are on the medium, and the kernel reports the
+//!   failure only once: every later flush fails too until the device is opened anew ([`ErrorKind::FlushFailed`]).
+//!   Durable writes answer for themselves and go on.
 
 use crate::error::{DiskError, ErrorKind};
 use base::ByteCount;
@@ -35,11 +36,14 @@ pub struct OpenOptions {
     pub lock_wait: Duration,
     /// Bypass the page cache. Off only to measure the fallback.
     pub direct: bool,
+    /// Align requests to at least this many bytes (a power of two up to 4096), whatever the device takes: as if it
+    /// had larger sectors.
+    pub least_alignment_bytes: u32,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { lock_wait: Duration::from_secs(2), direct: true }
+        Self { lock_wait: Duration::from_secs(2), direct: true, least_alignment_bytes: 1 }
     }
 }
 
@@ -105,7 +109,7 @@ impl Disk {
         let deadline = Instant::now() + options.lock_wait;
         let mut direct = options.direct;
         loop {
-            match open_once(path, direct) {
+            match open_once(path, direct, options.least_alignment_bytes) {
                 Ok(disk) if disk.works_directly() => return Ok(disk),
                 Ok(_) => direct = false,
                 Err(error) if direct && error.kind() == ErrorKind::Invalid => direct = false,
@@ -290,7 +294,7 @@ impl Disk {
         self.0.path.display().to_string()
     }
 
-    /// Refuses a flush or durable write after one has failed.
+    /// Refuses a flush after one has failed.
     pub(crate) fn check_flushable(&self) -> Result<(), DiskError> {
         if self.0.flush_failed.load(Ordering::Relaxed) {
             return Err(DiskError::new(
@@ -301,7 +305,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Turns the failure of a flush or durable write into an error and remembers it.
+    /// Turns the failure of a flush into an error and remembers it.
     pub(crate) fn flush_fault(&self, what: impl std::fmt::Display, error: io::Error) -> DiskError {
         self.0.flush_failed.store(true, Ordering::Relaxed);
         self.fault(what, error)
@@ -363,7 +367,7 @@ fn size_of(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(end - end % u64::from(SAFE_ALIGN))
 }
 
-fn open_once(path: &Path, direct: bool) -> Result<Disk, DiskError> {
+fn open_once(path: &Path, direct: bool, least_alignment_bytes: u32) -> Result<Disk, DiskError> {
     let fail = |what: &str, error: Errno| {
         DiskError::system(format!("{what} {}", path.display()), io::Error::from(error))
     };
@@ -391,9 +395,12 @@ fn open_once(path: &Path, direct: bool) -> Result<Disk, DiskError> {
     if kind == DiskKind::File {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(in_use)?;
     }
-    let Some(alignment) = alignment_of(&file, kind, direct) else {
+    let Some(mut alignment) = alignment_of(&file, kind, direct) else {
         return Err(fail("direct I/O on", Errno::INVAL));
     };
+    let least = least_alignment_bytes.clamp(1, SAFE_ALIGN).next_power_of_two();
+    alignment.offset_bytes = alignment.offset_bytes.max(least);
+    alignment.memory_bytes = alignment.memory_bytes.max(least);
     let size_bytes = size_of(file.as_fd())
         .map_err(|e| DiskError::system(format!("read the size of {}", path.display()), e))?;
     Ok(Disk(Arc::new(Inner {

@@ -25,7 +25,7 @@ pub enum ErrorKind {
     Denied,
     /// The request reaches past the end of the disk or space.
     OutOfRange,
-    /// A flush or durable write failed earlier: what the device holds is unknown until it is opened anew.
+    /// A flush failed earlier: what the device holds is unknown until it is opened anew.
     FlushFailed,
     /// The label belongs to another cluster, node or product (S12).
     Foreign,

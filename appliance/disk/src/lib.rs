@@ -18,8 +18,8 @@
 //! - Labels and tables follow S12: two places, in turn, nothing relies on a record until both hold it (`record`).
 //! - A disk that is refused is not changed.
 //!
-//! Nothing here waits on a clock or talks to a network; an async runtime sees [`Ring`] as a descriptor
-//! (`AsFd`, `AsRawFd`).
+//! Nothing here talks to a network. An async runtime sees [`Ring`] as a descriptor (`AsFd`, `AsRawFd`); for tokio there
+//! is [`Readiness`].
 
 mod alloc;
 mod buffer;
@@ -39,6 +39,6 @@ pub use disk::{Alignment, Disk, DiskKind, OpenOptions, Preallocate, ZeroMode};
 pub use error::{DiskError, ErrorKind};
 pub use label::{Content, DiskId, Identity, Label, inspect};
 pub use pool::{Force, Pool, RunInfo, VolumeSpace};
-pub use ring::{BackendKind, Completion, Durability, Returned, Ring, RingConfig};
+pub use ring::{BackendKind, Completion, Durability, Readiness, Returned, Ring, RingConfig};
 pub use space::{Piece, Space};
 pub use table::{AreaKind, EXTENT_BYTES, MAX_RUNS};

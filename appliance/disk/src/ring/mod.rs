@@ -6,10 +6,12 @@
 //! loop {
 //!     while let Some(done) = ring.next() { … }        // may queue more
 //!     ring.submit()?;                                 // once per turn, always: it also moves what was left over
-//!     if ring.is_ready() { continue }
-//!     wait until ring's descriptor is readable        // tokio: AsyncFd::readable().await?.clear_ready()
+//!     if !ring.is_ready() { readiness.wait().await? } // or poll(2) on the ring's descriptor
 //! }
 //! ```
+//!
+//! The descriptor tells of completions only when asked to sleep on after [`Ring::is_ready`] said no: a completion may
+//! come up during [`Ring::submit`] itself.
 //!
 //! # Invariants
 //! - **Memory.** The kernel (or a worker thread) gets addresses inside the buffer of a [`Request`], the bounce buffer of
@@ -22,6 +24,7 @@
 //! - A flush covers the writes whose completions were taken before it was queued.
 //! - Writes on the blocks of a merge (see `task`) run one after the other, in order of arrival.
 
+mod readiness;
 mod slab;
 mod task;
 mod uring;
@@ -31,6 +34,7 @@ use crate::buffer::{Buffer, BufferMut, BufferPool};
 use crate::disk::{Disk, ZeroMode};
 use crate::error::DiskError;
 use crate::space::{Piece, Space};
+pub use readiness::Readiness;
 use rustix::event::{PollFd, PollFlags, poll};
 use slab::Slab;
 use std::collections::VecDeque;

@@ -17,8 +17,6 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) struct Uring {
     ring: IoUring,
-    /// Completions are made when we enter the kernel, not by interrupting us (kernel 6.1 and later).
-    deferred: bool,
     wake_armed: bool,
     /// Entries whose completion is still to come, the wake poll included. Never more than the completion queue
     /// holds, so that it can't overflow.
@@ -27,23 +25,25 @@ pub(super) struct Uring {
 
 impl Uring {
     pub(super) fn new(entries: u32) -> io::Result<Self> {
+        // Completions are made when this thread enters the kernel anyway, not by interrupting it. Not "deferred" to
+        // our own io_uring_enter: seen on Linux 6.18, a sleeper on the ring's descriptor is not woken then.
         let modern = IoUring::builder()
             .setup_clamp()
             .setup_submit_all()
             .setup_coop_taskrun()
             .setup_taskrun_flag()
             .setup_single_issuer()
-            .setup_defer_taskrun()
             .build(entries);
-        let (ring, deferred) = match modern {
-            Ok(ring) => (ring, true),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (IoUring::new(entries)?, false),
+        let ring = match modern {
+            Ok(ring) => ring,
+            // Kernels before 6.0 do not know all of these.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries)?,
             Err(error) => return Err(error),
         };
         if !ring.params().is_feature_nodrop() || !ring.params().is_feature_submit_stable() {
             return Err(io::Error::from_raw_os_error(libc::ENOSYS));
         }
-        Ok(Self { ring, deferred, wake_armed: false, unfinished: 0 })
+        Ok(Self { ring, wake_armed: false, unfinished: 0 })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -107,7 +107,7 @@ impl Uring {
             if to_submit == 0 && !want && !work_waits {
                 return Ok(());
             }
-            let flags = if want || self.deferred || work_waits { ENTER_GETEVENTS } else { 0 };
+            let flags = if want || work_waits { ENTER_GETEVENTS } else { 0 };
             let to_submit_now = u32::try_from(to_submit).unwrap_or(u32::MAX);
             // SAFETY: no argument structure is passed; the entries' memory is covered in `push`.
             let entered = unsafe {
