@@ -4,7 +4,9 @@
 //! - [`checker`]: remembers every acknowledged block and tells a lost one.
 //! - [`image`]: a file system image full of real files, and the proof that a copy holds them.
 //! - [`initiator`]: a small iSCSI initiator that knows which of its writes were acknowledged.
+//! - [`namespace`]: a network of the scenario's own.
 //! - [`tools`]: runs programs and fails with what they said.
+//! - [`vm`]: virtual machines under QEMU.
 //!
 //! Each scenario stands in a file of its own below `tests/`. Test code only: it may unwrap.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -13,4 +15,6 @@ pub mod checker;
 pub mod demo;
 pub mod image;
 pub mod initiator;
+pub mod namespace;
 pub mod tools;
+pub mod vm;

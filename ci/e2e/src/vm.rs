@@ -1,0 +1,224 @@
+//! Virtual machines under QEMU: software emulation, pvscsi disks, vmxnet3 links, serial console in a file.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::tools::{self, repository, run, wait_for};
+
+/// Drivers of an appliance on a distribution's kernel.
+const APPLIANCE_MODULES: &str = "vmxnet3 vmw_pvscsi sd_mod virtio_pci virtio_blk virtio_net button evdev";
+/// Drivers of a host that uses the portal.
+const INITIATOR_MODULES: &str = "vmxnet3 sd_mod iscsi_tcp crc32c-intel";
+
+/// Why this machine can't run virtual machines; `None`: it can.
+pub fn obstacle() -> Option<String> {
+    run("qemu-system-x86_64", &["--version"]).err().map(|error| format!("{error:#}"))
+}
+
+/// The kernel's folder (see `ci/vm/kernel`), made on first use.
+pub fn kernel() -> Result<PathBuf> {
+    let dir = repository().join("target/vm/kernel");
+    run(&script("kernel"), &[&dir.to_string_lossy()])?;
+    Ok(dir)
+}
+
+/// The appliance: the binary under test is its first process, and all there is.
+pub fn appliance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
+    let binary = dir.join("futago-stripped");
+    run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
+    let files = [format!("/init={}", binary.display())];
+    initramfs(&dir.join("appliance.cpio"), kernel, APPLIANCE_MODULES, &files)
+}
+
+/// A host that uses the portal: the kernel's initiator with the distribution's open-iscsi and e2fsprogs.
+pub fn initiator_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
+    let mut files = vec![format!("/init={}", script("initiator")), "/bin/busybox=/bin/busybox".into()];
+    for (at, program) in
+        [("/sbin", "iscsid"), ("/sbin", "iscsiadm"), ("/sbin", "mke2fs"), ("/sbin", "e2fsck")]
+    {
+        let found = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(program));
+        let found = found.iter().find(|path| path.exists()).with_context(|| format!("no {program}"))?;
+        files.push(format!("{at}/{program}={}", found.display()));
+    }
+    initramfs(&dir.join("initiator.cpio"), kernel, INITIATOR_MODULES, &files)
+}
+
+fn initramfs(out: &Path, kernel: &Path, modules: &str, files: &[String]) -> Result<PathBuf> {
+    let (out_text, kernel_text) = (out.to_string_lossy(), kernel.to_string_lossy());
+    let mut arguments = vec![&*out_text, &*kernel_text, modules];
+    arguments.extend(files.iter().map(String::as_str));
+    run(&script("initramfs"), &arguments)?;
+    Ok(out.to_owned())
+}
+
+fn script(name: &str) -> String {
+    repository().join("ci/vm").join(name).to_string_lossy().into_owned()
+}
+
+/// A state disk for an appliance: a small ext4 file system, found by its label, with the settings on it.
+pub fn state_disk(dir: &Path, settings: &Value) -> Result<PathBuf> {
+    let name = settings["name"].as_str().context("settings without a name")?;
+    let content = dir.join(format!("{name}-state"));
+    std::fs::create_dir_all(&content)?;
+    std::fs::write(content.join("settings.json"), settings.to_string())?;
+    let disk = empty_disk(dir, &format!("{name}-state.img"), 64)?;
+    let (from, to) = (content.to_string_lossy(), disk.to_string_lossy());
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "futago-state", "-d", &from, &to])?;
+    Ok(disk)
+}
+
+/// A sparse file as a disk.
+pub fn empty_disk(dir: &Path, name: &str, mib: u64) -> Result<PathBuf> {
+    let disk = dir.join(name);
+    std::fs::File::create(&disk)?.set_len(mib << 20)?;
+    Ok(disk)
+}
+
+/// What a virtual machine is made of.
+#[derive(Clone, Debug)]
+pub struct Hardware {
+    /// Names its files.
+    pub name: String,
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    pub memory_mib: u32,
+    /// More words for the kernel.
+    pub command_line: String,
+    /// A virtio disk: its name does not depend on the others'.
+    pub state_disk: Option<PathBuf>,
+    /// In order of their SCSI ids.
+    pub pvscsi_disks: Vec<PathBuf>,
+    /// A vmxnet3 link per QEMU network back end, e.g. `tap,ifname=tap0,script=no,downscript=no`.
+    pub links: Vec<String>,
+    /// The last byte of each link's hardware address; unique on the segment.
+    pub number: u8,
+}
+
+/// A running virtual machine; killed when dropped.
+#[derive(Debug)]
+pub struct Machine {
+    name: String,
+    child: Child,
+    serial: PathBuf,
+    qmp: PathBuf,
+}
+
+impl Machine {
+    /// Switches it on; its files are below `dir`.
+    pub fn start(dir: &Path, hardware: &Hardware) -> Result<Self> {
+        let serial = dir.join(format!("{}.serial", hardware.name));
+        let qmp = dir.join(format!("{}.qmp", hardware.name));
+        for old in [&serial, &qmp] {
+            let _ = std::fs::remove_file(old);
+        }
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-nodefaults", "-no-reboot"]);
+        qemu.args(["-display", "none", "-m", &hardware.memory_mib.to_string()]);
+        qemu.arg("-kernel").arg(hardware.kernel.join("vmlinuz")).arg("-initrd").arg(&hardware.initramfs);
+        qemu.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 {}", hardware.command_line));
+        qemu.arg("-serial").arg(format!("file:{}", serial.display()));
+        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp.display()));
+        if let Some(disk) = &hardware.state_disk {
+            qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=state", disk.display()));
+            qemu.args(["-device", "virtio-blk-pci,drive=state"]);
+        }
+        qemu.args(["-device", "pvscsi,id=scsi"]);
+        for (id, disk) in hardware.pvscsi_disks.iter().enumerate() {
+            qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk{id}", disk.display()));
+            qemu.arg("-device").arg(format!("scsi-hd,bus=scsi.0,scsi-id={id},drive=disk{id}"));
+        }
+        for (index, link) in hardware.links.iter().enumerate() {
+            qemu.arg("-netdev").arg(format!("{link},id=link{index}"));
+            let address = format!("52:54:00:00:{index:02x}:{:02x}", hardware.number);
+            // Without the option ROM the firmware does not try to boot from the network.
+            qemu.arg("-device").arg(format!("vmxnet3,netdev=link{index},mac={address},romfile="));
+        }
+        let child = qemu.stdin(Stdio::null()).spawn().context("qemu-system-x86_64")?;
+        Ok(Self { name: hardware.name.clone(), child, serial, qmp })
+    }
+
+    /// What the serial console has said.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.serial).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for a console line that contains `text` and answers it; the error quotes the console.
+    pub fn wait_line(&mut self, text: &str, limit: Duration) -> Result<String> {
+        let found = wait_for(&format!("{}: console line {text:?}", self.name), limit, || {
+            let console = self.console();
+            let line = console.lines().find(|line| line.contains(text)).map(|line| line.trim().to_owned());
+            // A machine that is off says nothing more.
+            line.map(Ok).or_else(|| match self.child.try_wait() {
+                Ok(Some(status)) => Some(Err(status)),
+                Ok(None) | Err(_) => None,
+            })
+        });
+        match found {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(status)) => bail!("{} ended ({status}) without {text:?}:\n{}", self.name, self.tail()),
+            Err(error) => Err(error.context(self.tail())),
+        }
+    }
+
+    fn tail(&self) -> String {
+        let console = self.console();
+        let lines: Vec<&str> = console.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// Presses the ACPI power button.
+    pub fn press_power_button(&self) -> Result<()> {
+        let mut socket = UnixStream::connect(&self.qmp).context("QMP")?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut answers = BufReader::new(socket.try_clone()?).lines();
+        for command in ["qmp_capabilities", "system_powerdown"] {
+            writeln!(socket, "{}", json!({ "execute": command }))?;
+            loop {
+                let answer: Value = serde_json::from_str(&answers.next().context("QMP ended")??)?;
+                if answer.get("error").is_some() {
+                    bail!("QMP {command}: {answer}");
+                }
+                if answer.get("return").is_some() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the machine has switched itself off.
+    pub fn wait_off(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("{} is still on after {} s:\n{}", self.name, limit.as_secs(), self.tail());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Cuts the power: `kill -9` of QEMU.
+    pub fn cut_power(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- console of {} ---\n{}", self.name, self.tail());
+        }
+        let _ = self.cut_power();
+    }
+}

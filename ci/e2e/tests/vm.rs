@@ -1,0 +1,60 @@
+//! The appliance as a virtual machine: boot, and three machines with a real initiator through a failover.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::{Duration, Instant};
+
+use futago_e2e::namespace;
+use futago_e2e::tools::work_dir;
+use futago_e2e::vm::{self, Hardware, Machine};
+use serde_json::json;
+
+/// Inside the test's namespaces, on a machine that can run virtual machines.
+fn can_run(test: &str) -> bool {
+    if let Some(obstacle) = vm::obstacle() {
+        println!("{test}: skipped, no QEMU: {obstacle}");
+        return false;
+    }
+    // Downloaded on first use: from outside, as the namespace reaches nobody.
+    vm::kernel().unwrap();
+    namespace::enter(test)
+}
+
+#[test]
+fn an_appliance_boots_and_powers_off_at_its_button() {
+    if !can_run("an_appliance_boots_and_powers_off_at_its_button") {
+        return;
+    }
+    let dir = work_dir("vm-boot");
+    let kernel = vm::kernel().unwrap();
+    let settings = json!({
+        "version": 1, "name": "alpha", "role": "data", "address": "198.51.100.11",
+        "disks": ["/dev/sda"], "time_scale_percent": 400,
+    });
+    let hardware = Hardware {
+        name: "alpha".into(),
+        initramfs: vm::appliance_initramfs(&dir, &kernel).unwrap(),
+        kernel,
+        memory_mib: 768,
+        command_line: "futago.log=console".into(),
+        state_disk: Some(vm::state_disk(&dir, &settings).unwrap()),
+        pvscsi_disks: vec![vm::empty_disk(&dir, "alpha-data.img", 512).unwrap()],
+        links: vec!["user,restrict=on".into(); 2],
+        number: 11,
+    };
+    // Twice: the second boot finds the state disk as the first has left it.
+    for boot in 1..=2 {
+        let start = Instant::now();
+        let mut machine = Machine::start(&dir, &hardware).unwrap();
+        let line = machine.wait_line("web console at", Duration::from_secs(120)).unwrap();
+        assert!(line.ends_with("https://198.51.100.11/"), "{line}");
+        println!("boot {boot}: {line:?} after {:.1} s", start.elapsed().as_secs_f32());
+        machine.press_power_button().unwrap();
+        let status = machine.wait_off(Duration::from_secs(60)).unwrap();
+        assert!(status.success());
+        let console = machine.console();
+        assert!(console.contains("futago: bye") && console.contains("Power down"), "{console}");
+        assert!(!console.contains("could not"), "{console}");
+        assert!(!console.contains("still mounted"), "{console}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
