@@ -213,3 +213,40 @@ fn recognise(start: &[u8]) -> Option<&'static str> {
         .find(|(offset, bytes, _)| start.get(*offset..).is_some_and(|rest| rest.starts_with(bytes)))
         .map(|(_, _, name)| *name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let label = Label {
+            sequence: 3,
+            identity: Identity { cluster: ClusterId(1), node: NodeId(2) },
+            disk: DiskId(7),
+            members: vec![DiskId(6), DiskId(7)],
+        };
+        let mut bytes = encode(&label);
+        assert_eq!(record::open("label", MAGIC, &bytes, decode), Slot::Valid(label));
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let found = record::open("label", MAGIC, &bytes, decode);
+            assert!(matches!(found, Slot::Damaged(_) | Slot::Alien), "bit {bit}: {found:?}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_whole_but_makes_no_sense_is_damaged() {
+        let sane =
+            Label { sequence: 1, identity: Identity::default(), disk: DiskId(7), members: vec![DiskId(7)] };
+        for label in [
+            Label { disk: DiskId(0), members: vec![DiskId(0)], ..sane.clone() },
+            Label { members: vec![DiskId(8)], ..sane.clone() },
+            Label { members: Vec::new(), ..sane.clone() },
+            Label { members: vec![DiskId(7); MAX_MEMBERS + 1], ..sane },
+        ] {
+            assert!(matches!(record::open("label", MAGIC, &encode(&label), decode), Slot::Damaged(_)));
+        }
+    }
+}

@@ -79,3 +79,67 @@ fn unfinished_batch(volume: VolumeId, runs: &[&Run]) -> Result<Option<u64>, Disk
 fn nonsense(volume: VolumeId, reason: &str) -> DiskError {
     DiskError::new(ErrorKind::Damaged, format!("allocation tables: volume {volume} {reason}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const E: u64 = crate::table::EXTENT_BYTES;
+
+    fn run(area_offset: u64, len: u64, batch_end: u64) -> Run {
+        Run {
+            volume: VolumeId(1),
+            replica: ReplicaId(10),
+            kind: AreaKind::Data,
+            freeing: false,
+            area_offset_bytes: area_offset * E,
+            batch_end_bytes: batch_end * E,
+            disk_offset_bytes: (area_offset + 4) * E,
+            len_bytes: len * E,
+        }
+    }
+
+    fn undone(runs: &[Run]) -> Option<u64> {
+        let undo = unfinished(runs.iter()).unwrap();
+        undo.batches.first().map(|(_, _, end)| end / E)
+    }
+
+    #[test]
+    fn whole_batches_stay() {
+        assert_eq!(undone(&[]), None);
+        assert_eq!(undone(&[run(0, 2, 5), run(2, 3, 5), run(5, 1, 6)]), None);
+    }
+
+    #[test]
+    fn a_last_batch_cut_short_goes() {
+        assert_eq!(undone(&[run(0, 2, 2), run(2, 3, 9)]), Some(9), "its end is missing");
+        assert_eq!(undone(&[run(0, 2, 2), run(5, 4, 9)]), Some(9), "its start is missing");
+        assert_eq!(undone(&[run(3, 1, 4)]), Some(4));
+        let undo = unfinished([run(0, 2, 2), run(2, 3, 9)].iter()).unwrap();
+        assert!(!undo.covers(&run(0, 2, 2)) && undo.covers(&run(2, 3, 9)));
+    }
+
+    #[test]
+    fn a_freeing_mark_on_one_run_takes_the_whole_volume() {
+        let marked = Run { freeing: true, ..run(0, 2, 2) };
+        let other_disk = run(2, 3, 5);
+        let bystander = Run { volume: VolumeId(2), ..run(0, 1, 1) };
+        let undo = unfinished([marked, other_disk, bystander].iter()).unwrap();
+        assert!(undo.covers(&marked) && undo.covers(&other_disk) && !undo.covers(&bystander));
+        // The other disk's runs are gone already.
+        assert!(unfinished([marked].iter()).unwrap().covers(&marked));
+    }
+
+    #[test]
+    fn what_no_crash_leaves_is_refused() {
+        let other_replica = Run { replica: ReplicaId(11), ..run(2, 1, 3) };
+        for runs in [
+            vec![run(0, 2, 2), other_replica],
+            vec![run(0, 2, 2), run(1, 2, 3)],
+            vec![run(0, 1, 2), run(2, 1, 3)],
+            vec![run(0, 3, 2)],
+        ] {
+            assert_eq!(unfinished(runs.iter()).unwrap_err().kind(), ErrorKind::Damaged, "{runs:?}");
+        }
+    }
+}

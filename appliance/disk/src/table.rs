@@ -207,3 +207,51 @@ fn decode_run(reader: &mut Reader<'_>) -> Result<Run, DecodeError> {
     }
     Ok(run)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(count: u64) -> Table {
+        let run = |i: u64| Run {
+            volume: VolumeId(i + 1),
+            replica: ReplicaId(i + 100),
+            kind: if i.is_multiple_of(2) { AreaKind::Meta } else { AreaKind::Data },
+            freeing: i.is_multiple_of(3),
+            area_offset_bytes: i << 22,
+            batch_end_bytes: (i + 1) << 22,
+            disk_offset_bytes: (i + 4) << 22,
+            len_bytes: 1 << 22,
+        };
+        Table { disk: DiskId(5), sequence: 9, runs: (0..count).map(run).collect() }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Table> {
+        let Slot::Valid(header) = record::open("table", MAGIC, bytes, decode_header) else { return None };
+        let body = bytes.get(BLOCK_BYTES..BLOCK_BYTES + header.count * RUN_BYTES)?;
+        let runs = decode_runs(&header, body).ok()?;
+        Some(Table { disk: header.disk, sequence: header.sequence, runs })
+    }
+
+    #[test]
+    fn tables_survive_encoding_up_to_the_limit() {
+        for count in [0, 1, 7, MAX_RUNS as u64] {
+            let bytes = encode(&sample(count));
+            assert!(bytes.len() <= BLOCK_BYTES + MAX_RUNS * RUN_BYTES);
+            assert!(PLACES[0] + bytes.len() as u64 <= PLACES[1]);
+            assert!(PLACES[1] + bytes.len() as u64 <= SPACE_START_BYTES);
+            assert!(decode(&bytes) == Some(sample(count)));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let mut bytes = encode(&sample(3));
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&bytes), None, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert!(decode(&bytes).is_some());
+    }
+}

@@ -308,3 +308,95 @@ impl Transfer {
             && self.memory.addr().is_multiple_of(alignment.memory_bytes as usize)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{OpenOptions, Preallocate};
+
+    fn disk() -> (tempfile::TempDir, Disk) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        drop(Disk::create_file(&path, base::ByteCount::mib(1), Preallocate::Sparse).unwrap());
+        let options = OpenOptions { least_alignment_bytes: 4096, ..OpenOptions::default() };
+        (directory, Disk::open(&path, &options).unwrap())
+    }
+
+    fn errno(number: i32) -> io::Result<u64> {
+        Err(io::Error::from_raw_os_error(number))
+    }
+
+    /// A read of four blocks, and what it asks for after each answer.
+    fn read_of_four_blocks(answers: Vec<io::Result<u64>>) -> (Task, Vec<(u64, u64)>, Option<ErrorKind>) {
+        let (_directory, disk) = disk();
+        let pool = BufferPool::default();
+        let buffer = pool.take(4 * 4096).unwrap();
+        let user = Transfer { memory: buffer.as_ptr(), len_bytes: 4 * 4096, offset_bytes: 8192 };
+        let mut task = Task::read(0, disk, user, &pool).unwrap();
+        let mut asked = Vec::new();
+        for answer in answers {
+            match task.advance(answer) {
+                Next::Again => asked.push((task.transfer().offset_bytes, task.transfer().len_bytes)),
+                Next::Done(result) => return (task, asked, result.err().map(|error| error.kind())),
+            }
+        }
+        panic!("the task wants more answers");
+    }
+
+    #[test]
+    fn short_transfers_go_on_at_a_block() {
+        let (_, asked, error) = read_of_four_blocks(vec![Ok(5000), Ok(4096), Ok(8192)]);
+        assert_eq!(asked, [(12288, 12288), (16384, 8192)]);
+        assert_eq!(error, None);
+    }
+
+    #[test]
+    fn passing_troubles_are_tried_again_but_not_for_ever() {
+        let (_, asked, error) =
+            read_of_four_blocks(vec![errno(libc::EAGAIN), errno(libc::EINTR), Ok(4096), Ok(12288)]);
+        assert_eq!((asked.len(), error), (3, None));
+        let (_, asked, error) = read_of_four_blocks((0..100).map(|_| errno(libc::EAGAIN)).collect());
+        assert_eq!((asked.len(), error), (usize::from(MAX_STALLS), Some(ErrorKind::InUse)));
+        let (_, _, error) = read_of_four_blocks((0..100).map(|_| Ok(100)).collect());
+        assert_eq!(error, Some(ErrorKind::Medium), "never a whole block");
+    }
+
+    #[test]
+    fn errors_end_the_task_with_their_kind() {
+        for (number, kind) in [
+            (libc::EIO, ErrorKind::Medium),
+            (libc::ENODEV, ErrorKind::Gone),
+            (libc::ENOSPC, ErrorKind::NoSpace),
+        ] {
+            assert_eq!(read_of_four_blocks(vec![Ok(4096), errno(number)]).2, Some(kind));
+        }
+        assert_eq!(read_of_four_blocks(vec![Ok(4096), Ok(0)]).2, Some(ErrorKind::OutOfRange));
+    }
+
+    #[test]
+    fn a_merge_reads_then_writes_whole_blocks() {
+        let (_directory, disk) = disk();
+        let pool = BufferPool::default();
+        let mut buffer = pool.take(512).unwrap();
+        buffer.as_mut_slice().fill(9);
+        let user = Transfer { memory: buffer.as_ptr(), len_bytes: 512, offset_bytes: 4096 + 3584 };
+        let mut task = Task::write(0, disk.clone(), user, true, &pool).unwrap();
+        assert!(task.is_merge() && task.range() == (4096..8192) && task.verb() == Verb::Read);
+        assert!(matches!(task.advance(Ok(4096)), Next::Again));
+        assert_eq!((task.verb(), task.transfer().len_bytes), (Verb::Write { durable: true }, 4096));
+        let merged = task.bounce.as_ref().unwrap().as_slice();
+        assert!(merged[..3584].iter().all(|b| *b == 0) && merged[3584..].iter().all(|b| *b == 9));
+        assert!(matches!(task.advance(Ok(4096)), Next::Done(Ok(()))));
+    }
+
+    #[test]
+    fn a_failed_flush_is_remembered() {
+        let (_directory, disk) = disk();
+        let mut task = Task::flush(0, disk.clone());
+        disk.check_flushable().unwrap();
+        let Next::Done(Err(error)) = task.advance(errno(libc::EIO)) else { panic!("it failed") };
+        assert_eq!(error.kind(), ErrorKind::Medium);
+        assert_eq!(disk.check_flushable().unwrap_err().kind(), ErrorKind::FlushFailed);
+        assert_eq!(disk.flush_blocking().unwrap_err().kind(), ErrorKind::FlushFailed);
+    }
+}
