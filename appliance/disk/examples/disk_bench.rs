@@ -9,7 +9,7 @@ use futago_disk::{
     BufferPool, Disk, DiskError, Durability, ErrorKind, OpenOptions, Preallocate, Returned, Ring, RingConfig,
     Space,
 };
-use rustix::process::{ResourceUsage, getrusage};
+use rustix::time::{ClockId, clock_gettime};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -69,14 +69,7 @@ fn report(label: &str, run: impl FnOnce() -> Result<u64, DiskError>) -> Result<(
 
 /// Processor time of all our threads, in the kernel and outside.
 fn cpu() -> Duration {
-    let usage = getrusage(ResourceUsage::Itself);
-    [usage.ru_utime, usage.ru_stime]
-        .iter()
-        .map(|time| {
-            let micros = u64::try_from(time.tv_usec).unwrap_or(0);
-            Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(micros)
-        })
-        .sum()
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 /// Offsets that look random: xorshift.
