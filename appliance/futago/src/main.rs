@@ -1,2 +1,89 @@
-//! The one binary.
-fn main() {}
+//! `futago`: the one binary of the appliance. Arguments and subcommands only; the logic stands in the rooms.
+//!
+//! Exit status: 0 done; 1 it failed, with one line on stderr; 2 wrong arguments; 78 (`EX_CONFIG`) a service found
+//! its settings, identity, state or addresses unusable: restarting it would not help.
+
+mod demo;
+mod logging;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "futago", version, about = "Two hosts, one mirrored iSCSI datastore", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run two data nodes and a witness on this machine, without root
+    Demo(demo::DemoArguments),
+    /// Ask or command a node
+    Ctl(webui::ctl::CtlArguments),
+    /// Run one node as an ordinary process: supervisor and services
+    Node(NodeArguments),
+    /// Be the appliance's first process (PID 1)
+    #[command(hide = true)]
+    Init,
+    /// Replication engine and iSCSI target (started by the supervisor)
+    #[command(hide = true)]
+    Storage(NodeArguments),
+    /// Cluster manager (started by the supervisor)
+    #[command(hide = true)]
+    Cluster(NodeArguments),
+    /// Web console (started by the supervisor)
+    #[command(hide = true)]
+    Web(NodeArguments),
+}
+
+#[derive(clap::Args)]
+struct NodeArguments {
+    /// The node's directory: settings.json and everything that the node keeps
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+/// `EX_CONFIG` of sysexits.h: the supervisor does not restart a service that ends so.
+const EXIT_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    // The image's kernel starts this binary as /init without arguments.
+    if std::process::id() == 1 && std::env::args().len() <= 1 {
+        logging::start();
+        return supervisor::run_init();
+    }
+    match Arguments::parse().command {
+        Command::Demo(arguments) => report(demo::run(&arguments), ExitCode::FAILURE),
+        Command::Ctl(arguments) => webui::ctl::ctl(&arguments),
+        Command::Node(arguments) => report(run_node(&arguments), ExitCode::FAILURE),
+        Command::Init => supervisor::run_init(),
+        Command::Storage(arguments) => service(|| storage::run(&arguments.dir)),
+        Command::Cluster(arguments) => service(|| manager::run(&arguments.dir)),
+        Command::Web(arguments) => service(|| webui::run(&arguments.dir)),
+    }
+}
+
+fn run_node(arguments: &NodeArguments) -> anyhow::Result<()> {
+    logging::start();
+    supervisor::run_node(&arguments.dir, &std::env::current_exe()?)
+}
+
+fn service(run: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    logging::start();
+    report(run(), ExitCode::from(EXIT_CONFIG))
+}
+
+/// One line for people on stderr: the error and what it came from.
+fn report(result: anyhow::Result<()>, failure: ExitCode) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("futago: {error:#}");
+            failure
+        }
+    }
+}

@@ -10,7 +10,7 @@ pub(crate) fn now() -> Monotonic {
 
 /// `CLOCK_REALTIME`, as nanoseconds since the Unix epoch. Only its *rate* against [`now`] is used: a hypervisor
 /// that pauses the VM may leave every guest clock running on, but sets this one right afterwards (S5).
-pub(crate) fn wall() -> Monotonic {
+pub(crate) fn host() -> Monotonic {
     read(ClockId::Realtime)
 }
 
@@ -27,6 +27,6 @@ mod tests {
     fn time_goes_forward() {
         let first = super::now();
         assert!(super::now() >= first && first.0 > 0);
-        assert!(super::wall().0 > 1_600_000_000_000_000_000);
+        assert!(super::host().0 > 1_600_000_000_000_000_000);
     }
 }

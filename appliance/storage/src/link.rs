@@ -42,7 +42,9 @@ pub(crate) async fn run(
                 }
                 event(LinkEvent::Down);
             }
-            Err(error) => tracing::debug!(%error, socket = %socket.display(), "cluster manager not there yet"),
+            Err(error) => {
+                tracing::debug!(%error, socket = %socket.display(), "cluster manager not there yet")
+            }
         }
         tokio::time::sleep(REDIAL).await;
     }

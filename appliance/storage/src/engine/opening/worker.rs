@@ -1,0 +1,214 @@
+//! The disk thread: one job after the other, each may wait for disks as long as it takes.
+
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use base::{ByteCount, ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use control::link::Volume;
+use disk::{AreaKind, Disk, DiskError, ErrorKind, Identity as Owner, OpenOptions, Pool, Space};
+use replication::{Identity, Layout, Recovery};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Opened, Parts};
+use crate::chain;
+
+pub(super) enum Job {
+    Assemble { cluster: ClusterId, node: NodeId },
+    Open(Volume),
+    Free(VolumeId),
+}
+
+pub(super) enum News {
+    Pool { free: ByteCount, capacity: ByteCount, problem: Option<String> },
+    Opened(Box<Opened>),
+}
+
+/// A process that has just been killed may hold its disks a moment longer.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// The pool is tried again so often while it can't be opened.
+const POOL_RETRY: Duration = Duration::from_secs(2);
+
+struct Worker {
+    paths: Vec<PathBuf>,
+    owner: Option<Owner>,
+    pool: Option<Pool>,
+}
+
+/// Works until the engine is gone.
+pub(super) fn run(paths: Vec<PathBuf>, jobs: &Receiver<Job>, news: &UnboundedSender<News>) {
+    let mut worker = Worker { paths, owner: None, pool: None };
+    loop {
+        let job = match jobs.recv_timeout(POOL_RETRY) {
+            Ok(job) => Some(job),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => None,
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+        };
+        let told = worker.work(job);
+        if told.into_iter().any(|piece| news.send(piece).is_err()) {
+            return;
+        }
+    }
+}
+
+impl Worker {
+    fn work(&mut self, job: Option<Job>) -> Vec<News> {
+        let mut told = Vec::new();
+        if let Some(Job::Assemble { cluster, node }) = job {
+            self.owner = Some(Owner { cluster, node });
+            self.pool = None;
+        }
+        let was_open = self.pool.is_some();
+        if !was_open && let Err(error) = self.assemble() {
+            told.push(News::Pool {
+                free: ByteCount(0),
+                capacity: ByteCount(0),
+                problem: Some(format!("data disks are not used: {}", chain(&error))),
+            });
+        }
+        let worked = job.is_some();
+        match job {
+            Some(Job::Open(volume)) => {
+                let result = self.open(&volume);
+                told.push(News::Opened(Box::new(Opened { volume, result })));
+            }
+            Some(Job::Free(volume)) => self.free(volume),
+            Some(Job::Assemble { .. }) | None => {}
+        }
+        if let Some(pool) = &self.pool
+            && (worked || !was_open)
+        {
+            told.push(News::Pool { free: pool.free_space(), capacity: pool.total(), problem: None });
+        }
+        told
+    }
+
+    fn assemble(&mut self) -> Result<(), DiskError> {
+        let Some(owner) = self.owner else { return Ok(()) };
+        let options = OpenOptions { lock_wait: LOCK_WAIT, ..OpenOptions::default() };
+        let disks = self.paths.iter().map(|path| Disk::open(path, &options)).collect::<Result<_, _>>()?;
+        self.pool = Some(Pool::assemble(disks, owner)?);
+        Ok(())
+    }
+
+    /// `Err`: a sentence for the administrator.
+    fn open(&mut self, volume: &Volume) -> Result<Parts, String> {
+        let (Some(pool), Some(owner)) = (&mut self.pool, self.owner) else {
+            return Err("its disks are not usable".into());
+        };
+        let config = &volume.config;
+        let layout = Layout::for_size(config.size).ok_or("its size is impossible")?;
+        let spaces = spaces(pool, config.volume, &layout).map_err(|error| chain(&error))?;
+        let (replica, meta, data) = match spaces {
+            Some(found) => found,
+            None => make(pool, config.volume, &layout).map_err(|error| chain(&error))?,
+        };
+        let identity = Identity { cluster: owner.cluster, volume: config.volume, node: owner.node, replica };
+        if is_blank(&meta, &layout).map_err(|error| chain(&error))? {
+            // See the invariants of `opening`.
+            let clean = config.epoch == Epoch(1) || !config.in_sync.contains(&owner.node);
+            let records = replication::format(identity, config.size, clean.then_some(Epoch(1)))
+                .ok_or("its size is impossible")?;
+            // The superblocks last: a format that was cut short is begun anew.
+            let (last, first): (Vec<_>, Vec<_>) =
+                records.into_iter().partition(|(offset, _)| superblocks(&layout).contains(offset));
+            for (offset, bytes) in first.into_iter().chain(last) {
+                write(&meta, offset, &bytes).map_err(|error| chain(&error))?;
+            }
+        }
+        let mut recovery = Recovery::new(identity, meta.len().min(layout.meta_len));
+        while let Some(wanted) = recovery.wanted() {
+            let mut bytes = vec![0; usize::try_from(wanted.len).map_err(|_| "its metadata is too large")?];
+            let got = read(&meta, wanted.offset, &mut bytes);
+            if let Err(error) = &got {
+                tracing::warn!(volume = volume.name, "metadata: {}", chain(error));
+            }
+            recovery.supply(got.is_ok().then_some(&bytes));
+        }
+        Ok(Parts { recovery, meta, data })
+    }
+
+    fn free(&mut self, volume: VolumeId) {
+        let Some(pool) = &mut self.pool else { return };
+        match pool.free(volume) {
+            Ok(()) => {}
+            // Requests in flight still hold it; the engine asks again.
+            Err(error) if error.kind() == ErrorKind::InUse => {}
+            Err(error) => tracing::warn!(%volume, "space can't be freed: {}", chain(&error)),
+        }
+    }
+}
+
+/// The volume's areas if both are there in full.
+fn spaces(
+    pool: &mut Pool,
+    volume: VolumeId,
+    layout: &Layout,
+) -> Result<Option<(ReplicaId, Space, Space)>, DiskError> {
+    let Some(found) = pool.volumes().into_iter().find(|found| found.volume == volume) else {
+        return Ok(None);
+    };
+    if found.meta < layout.meta_len || found.data < layout.size {
+        // A crash while the copy was being made: `make` completes it.
+        return Ok(None);
+    }
+    let meta = pool.space(volume, AreaKind::Meta)?;
+    let data = pool.space(volume, AreaKind::Data)?;
+    Ok(meta.zip(data).map(|(meta, data)| (found.replica, meta, data)))
+}
+
+/// Makes space for a copy: zeroed, the metadata last, so that a metadata area tells that the data area is there.
+fn make(pool: &mut Pool, volume: VolumeId, layout: &Layout) -> Result<(ReplicaId, Space, Space), DiskError> {
+    let known = pool.volumes().into_iter().find(|found| found.volume == volume);
+    let replica = match known {
+        Some(found) => found.replica,
+        None => ReplicaId(transport::random_id().map_err(|error| {
+            DiskError::new(ErrorKind::System, format!("no random number for a new copy: {error}"))
+        })?),
+    };
+    pool.allocate(volume, replica, AreaKind::Data, layout.size)?;
+    pool.allocate(volume, replica, AreaKind::Meta, layout.meta_len)?;
+    let missing =
+        || DiskError::new(ErrorKind::System, format!("volume {volume}: its new space is not there"));
+    let meta = pool.space(volume, AreaKind::Meta)?.ok_or_else(missing)?;
+    let data = pool.space(volume, AreaKind::Data)?.ok_or_else(missing)?;
+    Ok((replica, meta, data))
+}
+
+/// Where the superblock's two places are.
+fn superblocks(layout: &Layout) -> [u64; 2] {
+    [0, layout.meta_len.0 / 2]
+}
+
+/// No superblock was ever written: the format had not ended.
+fn is_blank(meta: &Space, layout: &Layout) -> Result<bool, DiskError> {
+    let mut bytes = vec![0; replication::RECORD_BYTES];
+    for offset in superblocks(layout) {
+        read(meta, offset, &mut bytes)?;
+        if bytes.iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn read(space: &Space, offset_bytes: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
+    let mut rest = bytes;
+    for piece in space.locate(offset_bytes, rest.len() as u64)? {
+        let (part, after) = rest.split_at_mut(usize::try_from(piece.len_bytes).unwrap_or(rest.len()));
+        piece.disk.read_blocking(piece.disk_offset_bytes, part)?;
+        rest = after;
+    }
+    Ok(())
+}
+
+fn write(space: &Space, offset_bytes: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    let mut rest = bytes;
+    for piece in space.locate(offset_bytes, bytes.len() as u64)? {
+        let (part, after) = rest.split_at(usize::try_from(piece.len_bytes).unwrap_or(rest.len()));
+        piece.disk.write_blocking(piece.disk_offset_bytes, part)?;
+        piece.disk.flush_blocking()?;
+        rest = after;
+    }
+    Ok(())
+}

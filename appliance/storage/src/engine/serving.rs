@@ -1,0 +1,181 @@
+//! What initiators see of this node: targets, the portal and its floating address.
+//!
+//! Invariants
+//! - The portal is open, and the floating address held, only while a replica here serves (S5). Closing it resets every
+//!   session; nothing is sent to an initiator afterwards.
+//! - Targets and units are made from the committed state alone, so both nodes show the same.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use base::VolumeId;
+use control::link::CommittedState;
+use control::settings::Settings;
+use netconf::FloatingAddress;
+use scsi::UnitConfig;
+
+use super::{Engine, InitiatorEvent, Input};
+use crate::inbox::Inbox;
+use crate::target::{BackendRequest, BlockBackend, Limits, Reply, RequestId, Service, TargetConfig};
+
+/// The target's way to the engine.
+struct ToEngine(Inbox<Input>);
+
+impl BlockBackend for ToEngine {
+    fn submit(&self, request: BackendRequest) {
+        self.0.push(Input::Initiator(InitiatorEvent::Request(request)));
+    }
+
+    fn abort(&self, id: RequestId) {
+        self.0.push(Input::Initiator(InitiatorEvent::Abort(id)));
+    }
+}
+
+/// The portal of this node.
+pub(crate) struct Portal {
+    service: Service,
+    interface: Option<(String, u8)>,
+    address: Option<SocketAddr>,
+    targets: Vec<TargetConfig>,
+    served: BTreeSet<VolumeId>,
+    floating: Option<FloatingAddress>,
+    problem: Option<String>,
+}
+
+/// The portal as `settings` describe it, closed. A floating address that a former life left behind is removed.
+pub(crate) fn portal(settings: &Settings, buffers: disk::BufferPool, inbox: Inbox<Input>) -> Portal {
+    let interface = settings.portal_interface.clone().map(|name| (name, settings.portal_prefix_len));
+    Portal {
+        service: Service::new(Limits::default(), buffers, Rc::new(ToEngine(inbox))),
+        interface,
+        address: None,
+        targets: Vec::new(),
+        served: BTreeSet::new(),
+        floating: None,
+        problem: None,
+    }
+}
+
+impl Portal {
+    /// Answers a request.
+    pub(super) fn complete(&self, id: RequestId, reply: Reply) {
+        self.service.complete(id, reply);
+    }
+
+    /// Takes portal, targets and units over from the committed state.
+    pub(super) fn set_targets(&mut self, state: &CommittedState) {
+        if self.address != state.portal {
+            self.close();
+            self.address = state.portal;
+            self.forget_former_life();
+        }
+        let unit = |id: &VolumeId| {
+            let config = &state.volumes.iter().find(|volume| volume.config.volume == *id)?.config;
+            let mut unit = UnitConfig::new(state.cluster, *id, config.size.blocks());
+            unit.write_back = config.write_back;
+            Some(unit)
+        };
+        let targets: Vec<TargetConfig> = state
+            .targets
+            .iter()
+            .map(|target| TargetConfig {
+                iqn: target.iqn.clone(),
+                luns: target.luns.iter().filter_map(|(lun, id)| Some((*lun, unit(id)?))).collect(),
+                credentials: None,
+            })
+            .collect();
+        if targets != self.targets {
+            self.service.set_targets(&targets);
+            self.targets = targets;
+            self.show_served();
+        }
+    }
+
+    fn show_served(&self) {
+        for volume in self.targets.iter().flat_map(|target| target.luns.values()).map(|unit| unit.volume) {
+            self.service.set_served(volume, self.served.contains(&volume));
+        }
+    }
+
+    /// A process that died while it served may have left the address on the link.
+    fn forget_former_life(&self) {
+        if let (Some((interface, prefix_len)), Some(address)) = (&self.interface, self.address)
+            && let Err(error) = FloatingAddress::remove(interface, address.ip(), *prefix_len)
+        {
+            tracing::warn!("floating address {address} can't be removed from {interface}: {error}");
+        }
+    }
+
+    /// Opens or closes according to what is served.
+    fn update(&mut self) {
+        self.show_served();
+        if self.served.is_empty() {
+            return self.close();
+        }
+        let Some(address) = self.address else { return };
+        match self.open(address) {
+            Ok(()) => self.problem = None,
+            Err(reason) => {
+                let problem = format!("the portal {address} can't be opened: {reason}");
+                if self.problem.as_ref() != Some(&problem) {
+                    tracing::error!("{problem}");
+                }
+                self.problem = Some(problem);
+            }
+        }
+    }
+
+    fn open(&mut self, address: SocketAddr) -> Result<(), String> {
+        if let (Some((interface, prefix_len)), None) = (&self.interface, &self.floating) {
+            let acquired = FloatingAddress::acquire(interface, address.ip(), *prefix_len);
+            self.floating = Some(acquired.map_err(|error| error.to_string())?);
+        }
+        self.service.start(address).map_err(|error| error.to_string())
+    }
+
+    /// Closes the portal and gives the floating address up.
+    pub(super) fn close(&mut self) {
+        self.service.stop();
+        self.problem = None;
+        if let Some(floating) = self.floating.take()
+            && let Err(error) = floating.release()
+        {
+            tracing::warn!("floating address can't be released: {error}");
+        }
+    }
+
+    /// Why initiators can't come in although something is served.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.clone()
+    }
+
+    /// Who is logged in.
+    pub(super) fn initiators(&self) -> Vec<String> {
+        self.service.sessions().into_iter().map(|session| session.initiator).collect()
+    }
+}
+
+impl Engine {
+    /// A replica began or ceased to serve.
+    pub(super) fn set_serving(&mut self, id: VolumeId, serving: bool) {
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
+        volume.serving = serving;
+        tracing::info!(volume = volume.name, epoch = volume.config.epoch.0, serving, "serving changed");
+        if serving {
+            self.portal.served.insert(id);
+        } else {
+            self.portal.served.remove(&id);
+        }
+        self.portal.update();
+    }
+
+    /// Tries the portal again where it should be open and is not.
+    pub(super) fn update_portal(&mut self) {
+        if self.portal.problem.is_some()
+            || self.portal.served.is_empty() != self.portal.service.address().is_none()
+        {
+            self.portal.update();
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What the cluster manager tells.
+
+use cluster::lease::{Clocks, Guard};
+use control::link::{CommittedState, ToStorage};
+
+use super::{Engine, clock};
+use crate::link::LinkEvent;
+
+impl Engine {
+    pub(super) fn handle_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up => self.last_report = None,
+            LinkEvent::Down => {}
+            LinkEvent::Message(message) => self.handle_message(*message),
+        }
+    }
+
+    fn handle_message(&mut self, message: ToStorage) {
+        let now = clock::now();
+        match message {
+            ToStorage::State(state) => self.handle_state(*state),
+            ToStorage::Lease(lease) => {
+                if let Some(guard) = &mut self.guard {
+                    guard.handle_lease(lease, Clocks { boot: now, host: clock::host() });
+                }
+                self.judge_leases();
+            }
+            ToStorage::HandOver { volume, to, instance } => match self.volumes.get_mut(&volume) {
+                Some(volume) => volume.replica.handle_hand_over(now, to, instance),
+                None => self.tell(control::link::ToCluster::HandOverFailed {
+                    volume,
+                    reason: "the volume is not open on this node".into(),
+                }),
+            },
+            ToStorage::Refused { number, reason } => {
+                tracing::warn!(number, reason, "proposal refused");
+                for volume in self.volumes.values_mut() {
+                    volume.replica.handle_refused(now, number);
+                }
+            }
+            ToStorage::Stop => self.handle_stop(),
+        }
+    }
+
+    fn handle_state(&mut self, state: CommittedState) {
+        if self.guard.is_none() {
+            self.guard = Some(Guard::new(self.instance, state.timing));
+        }
+        let pins = state
+            .members
+            .iter()
+            .filter_map(|member| Some((member.certificate_sha256.parse().ok()?, member.node)));
+        self.peers.set_members(pins);
+        self.opener.set_owner(state.cluster, state.node);
+        for volume in &state.volumes {
+            let id = volume.config.volume;
+            match self.volumes.get_mut(&id) {
+                Some(open) => {
+                    open.name.clone_from(&volume.name);
+                    open.config = volume.config.clone();
+                    open.replica.handle_config(clock::now(), &volume.config);
+                }
+                None => self.opener.open(volume),
+            }
+        }
+        for id in &state.deleted {
+            match self.volumes.get_mut(id) {
+                // Its space is freed once nothing of it is in flight.
+                Some(volume) => volume.replica.handle_stop(clock::now()),
+                None => self.opener.free(*id),
+            }
+        }
+        self.portal.set_targets(&state);
+        self.state = Some(state);
+    }
+}

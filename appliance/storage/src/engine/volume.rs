@@ -1,0 +1,72 @@
+//! One volume on this node: its replica and what the replica's commands act on.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use base::{Monotonic, SessionId, VolumeConfig, VolumeId};
+use disk::Space;
+use replication::{Problem, Replica};
+
+use super::data::Data;
+use crate::peers::SessionHandle;
+
+/// Problems kept per volume; the oldest go first.
+const PROBLEMS: usize = 8;
+
+/// A volume that is open here.
+pub(crate) struct Volume {
+    pub(super) id: VolumeId,
+    pub(super) name: String,
+    pub(super) config: VolumeConfig,
+    pub(super) replica: Replica<Data>,
+    pub(super) meta: Space,
+    pub(super) data: Space,
+    /// Open replication sessions; dropping a handle closes its connection.
+    pub(super) sessions: BTreeMap<SessionId, SessionHandle>,
+    /// What the replica said last of serving.
+    pub(super) serving: bool,
+    /// Until when the replica was told that it may serve (S5).
+    pub(super) lease_until: Option<Monotonic>,
+    /// Nothing is in flight any more (after a stop).
+    pub(super) stopped: bool,
+    problems: VecDeque<Problem>,
+}
+
+impl Volume {
+    pub(super) fn new(
+        name: String,
+        config: VolumeConfig,
+        replica: Replica<Data>,
+        meta: Space,
+        data: Space,
+    ) -> Self {
+        Self {
+            id: config.volume,
+            name,
+            config,
+            replica,
+            meta,
+            data,
+            sessions: BTreeMap::new(),
+            serving: false,
+            lease_until: None,
+            stopped: false,
+            problems: VecDeque::new(),
+        }
+    }
+
+    /// Remembers a problem for the reports; repeats count once.
+    pub(super) fn note(&mut self, problem: Problem) {
+        tracing::warn!(volume = %self.name, "{problem}");
+        if self.problems.contains(&problem) {
+            return;
+        }
+        if self.problems.len() == PROBLEMS {
+            self.problems.pop_front();
+        }
+        self.problems.push_back(problem);
+    }
+
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> + '_ {
+        self.problems.iter().map(|problem| format!("volume {}: {problem}", self.name))
+    }
+}

@@ -1,0 +1,153 @@
+//! Replication connections: TLS, frames in, frames out. Decides nothing.
+//!
+//! Invariants
+//! - One connection carries one session of one volume (S4). Its id is drawn by the side that dials.
+//! - Events of one session come in order: opened, frames, closed; after [`SessionHandle::close`] none.
+//! - A frame is passed on only whole and with good checksums of header and body; the payload's checksum (S17) is
+//!   the replica's to judge.
+
+mod receive;
+mod send;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context;
+use base::{NodeId, SessionId, VolumeId};
+use disk::{Buffer, BufferPool};
+use replication::frame::Frame;
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+use transport::{Endpoint, Pin, TlsStream};
+
+use crate::inbox::Inbox;
+pub(crate) use send::Outgoing;
+
+/// What happens on replication connections.
+pub(crate) enum PeerEvent {
+    /// A session is open; an accepted one's first frame follows.
+    Opened {
+        volume: VolumeId,
+        peer: NodeId,
+        dialled: bool,
+        handle: SessionHandle,
+    },
+    DialFailed {
+        volume: VolumeId,
+        peer: NodeId,
+    },
+    Frame {
+        session: SessionId,
+        frame: Frame,
+        payload: Option<Buffer>,
+    },
+    Closed {
+        session: SessionId,
+    },
+}
+
+/// The engine's end of one session. Dropping it closes the connection.
+pub(crate) struct SessionHandle {
+    pub(crate) id: SessionId,
+    outgoing: Inbox<Outgoing>,
+    tasks: [AbortHandle; 2],
+}
+
+impl SessionHandle {
+    pub(crate) fn send(&self, outgoing: Outgoing) {
+        self.outgoing.push(outgoing);
+    }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// This node's end of all replication connections. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    endpoint: Endpoint,
+    buffers: BufferPool,
+    event: Rc<dyn Fn(PeerEvent)>,
+}
+
+impl Peers {
+    pub(crate) fn new(endpoint: Endpoint, buffers: BufferPool, event: Rc<dyn Fn(PeerEvent)>) -> Self {
+        Self { endpoint, buffers, event }
+    }
+
+    /// Whom to let in from now on.
+    pub(crate) fn set_members(&self, members: impl Iterator<Item = (Pin, NodeId)>) {
+        self.endpoint.set_peers(members.collect());
+    }
+
+    /// Accepts connections for ever.
+    pub(crate) async fn listen(self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    let peers = self.clone();
+                    tokio::task::spawn_local(async move {
+                        if let Err(error) = peers.accept(stream).await {
+                            tracing::info!(%address, "replication connection refused: {error:#}");
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: a pause lets others end.
+                    tracing::warn!(%error, "replication port can't accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(&self, stream: tokio::net::TcpStream) -> anyhow::Result<()> {
+        let (mut stream, peer) = self.endpoint.accept(stream).await?;
+        let (header, frame, payload) =
+            receive::frame(&mut stream, &self.buffers).await.context("first frame")?;
+        self.open(stream, header.volume, peer, header.session, false);
+        (self.event)(PeerEvent::Frame { session: header.session, frame, payload });
+        Ok(())
+    }
+
+    /// Dials `peer` for `volume`, in the background.
+    pub(crate) fn dial(&self, volume: VolumeId, peer: NodeId, address: SocketAddr, pin: Pin) {
+        let peers = self.clone();
+        tokio::task::spawn_local(async move {
+            let dialled = async {
+                let session = SessionId(transport::random_id()?);
+                anyhow::Ok((peers.endpoint.connect(address, pin).await?, session))
+            };
+            match dialled.await {
+                Ok((stream, session)) => peers.open(stream, volume, peer, session, true),
+                Err(error) => {
+                    tracing::debug!(%address, "replication peer can't be reached: {error:#}");
+                    (peers.event)(PeerEvent::DialFailed { volume, peer });
+                }
+            }
+        });
+    }
+
+    fn open(&self, stream: TlsStream, volume: VolumeId, peer: NodeId, session: SessionId, dialled: bool) {
+        let (reader, writer) = tokio::io::split(stream);
+        let outgoing = Inbox::new();
+        // Neither task runs before this function returns to the runtime, so `Opened` comes first.
+        let reading = tokio::task::spawn_local(receive::run(
+            reader,
+            self.buffers.clone(),
+            session,
+            Rc::clone(&self.event),
+        ));
+        let writing =
+            tokio::task::spawn_local(send::run(writer, outgoing.clone(), session, Rc::clone(&self.event)));
+        let tasks = [reading.abort_handle(), writing.abort_handle()];
+        let handle = SessionHandle { id: session, outgoing, tasks };
+        (self.event)(PeerEvent::Opened { volume, peer, dialled, handle });
+    }
+}
