@@ -23,6 +23,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+/// Name of the lock file in the run folder.
+const LOCK: &str = "lock";
 /// How long a start waits for the processes of a killed predecessor to go.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the last lines of an ended process may take to arrive.
@@ -66,7 +68,7 @@ pub(crate) async fn claim(dir: &Path) -> anyhow::Result<File> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.with_context(|| format!("{}", path.display()))?;
     }
-    let path = dir.join(paths::RUN_DIR).join("lock");
+    let path = dir.join(paths::RUN_DIR).join(LOCK);
     let opened = File::options().create(true).write(true).truncate(false).mode(0o600).open(&path);
     let lock = opened.with_context(|| format!("{}", path.display()))?;
     rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty()).context("lock file")?;
@@ -80,7 +82,19 @@ pub(crate) async fn claim(dir: &Path) -> anyhow::Result<File> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    clear_run_dir(&dir.join(paths::RUN_DIR))?;
     Ok(lock)
+}
+
+/// Removes the sockets and pid files of the run before: whoever holds the lock knows that nobody listens there.
+fn clear_run_dir(run: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(run).with_context(|| format!("{}", run.display()))?.flatten() {
+        let path = entry.path();
+        if entry.file_name() != LOCK && entry.file_type().is_ok_and(|kind| !kind.is_dir()) {
+            std::fs::remove_file(&path).with_context(|| format!("{}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the services of `dir` until a signal, the power button or a configuration error ends them.

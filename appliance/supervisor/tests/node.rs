@@ -121,9 +121,11 @@ fn a_killed_node_leaves_no_child_and_comes_back() {
         let pid = node.id().to_string();
         signal(&if group { format!("-{pid}") } else { pid }, "-KILL");
         node.wait().unwrap();
+        std::fs::write(dir.join("run/stale.sock"), "").unwrap();
         wait_until("no child", || !old.iter().any(|pid| lives(pid)));
         let node = start_again(dir);
         wait_until("new services", || pids(dir).len() == 3 && pids(dir).iter().all(|pid| lives(pid)));
+        assert!(!dir.join("run/stale.sock").exists(), "left by the run before");
         signal(&node.id().to_string(), "-INT");
         assert!(finish(node).0.success());
     }

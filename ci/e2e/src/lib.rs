@@ -4,6 +4,7 @@
 //! - [`checker`]: remembers every acknowledged block and tells a lost one.
 //! - [`image`]: a file system image full of real files, and the proof that a copy holds them.
 //! - [`initiator`]: a small iSCSI initiator that knows which of its writes were acknowledged.
+//! - [`machines`]: two appliances as virtual machines, and a witness.
 //! - [`namespace`]: a network of the scenario's own.
 //! - [`tools`]: runs programs and fails with what they said.
 //! - [`vm`]: virtual machines under QEMU.
@@ -15,6 +16,7 @@ pub mod checker;
 pub mod demo;
 pub mod image;
 pub mod initiator;
+pub mod machines;
 pub mod namespace;
 pub mod tools;
 pub mod vm;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futago_e2e::machines::Machines;
 use futago_e2e::namespace;
 use futago_e2e::tools::work_dir;
 use futago_e2e::vm::{self, Hardware, Machine};
@@ -56,5 +57,43 @@ fn an_appliance_boots_and_powers_off_at_its_button() {
         assert!(!console.contains("could not"), "{console}");
         assert!(!console.contains("still mounted"), "{console}");
     }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_host_works_through_the_death_of_an_appliance() {
+    if !can_run("a_host_works_through_the_death_of_an_appliance") {
+        return;
+    }
+    let dir = work_dir("vm-failover");
+    let start = Instant::now();
+    let mut machines = Machines::start(&dir).unwrap();
+    machines.set_up("128MiB").unwrap();
+    machines.wait_healthy(Duration::from_secs(120)).unwrap();
+    println!("two appliances and a witness mirror after {:.0} s", start.elapsed().as_secs_f32());
+
+    let files = 200;
+    let mut host = machines.start_initiator(files).unwrap();
+    host.wait_line("INITIATOR written 50", Duration::from_secs(240)).unwrap();
+    let victim = machines.primary().unwrap();
+    println!("power of {victim}, which serves, is cut after 50 of {files} files");
+    machines.cut_power(&victim).unwrap();
+    let result = host.wait_line("INITIATOR result", Duration::from_secs(300)).unwrap();
+    println!("{result}");
+    assert!(result.contains(&format!("files={files} verified={files} e2fsck=clean")), "{result}");
+    assert!(host.wait_off(Duration::from_secs(60)).unwrap().success());
+
+    machines.switch_on(&victim).unwrap();
+    let resync = machines.wait_healthy(Duration::from_secs(180)).unwrap();
+    println!("{victim} is back in sync {:.1} s after its boot", resync.as_secs_f32());
+    // The serving one last: it hands over only to a node that is there.
+    let survivor = if victim == "a" { "b" } else { "a" };
+    for name in [victim.as_str(), survivor] {
+        let machine = machines.machine(name).unwrap();
+        machine.press_power_button().unwrap();
+        assert!(machine.wait_off(Duration::from_secs(120)).unwrap().success());
+        assert!(machine.console().contains("futago: bye"));
+    }
+    drop(machines);
     std::fs::remove_dir_all(dir).unwrap();
 }
