@@ -1,1 +1,57 @@
-//! (docs follow)
+//! The cluster manager of one node, `futago cluster`: the driver of crate `cluster`.
+//!
+//! - [`raft`]: consensus, durable in `raft.redb`; [`proposals`]: commands to the leader, from any node.
+//! - [`server`] and [`peers`]: the cluster port, and connections to the others' ([`messages`], mutual TLS).
+//! - [`pairing`]: how a node comes in; [`membership`]: who is let in, and who votes (S19).
+//! - [`heartbeat`]: signs of life, leases, promotions (S3, S5, S6).
+//! - [`link`]: the storage process of this node; [`api`], [`status`], [`hand_over`], [`events`]: the control socket.
+//!
+//! Flow of a change: storage (or a person) proposes → [`proposals`] finds the leader → Raft commits → every node's
+//! state machine applies → [`membership::follow`] tells storage and wakes the heart, which asks for leases anew.
+//!
+//! Invariants
+//! - Nothing here lets storage serve but a lease that a majority of the voters granted (S5), and storage judges it.
+//! - What is told to storage is committed; what a voter judges leases by is its whole log.
+//! - If Raft stops (full disk, damaged log), the process ends with an error that names the file: a manager without its
+//!   log does nothing.
+#![forbid(unsafe_code)]
+
+mod api;
+mod clock;
+mod events;
+mod hand_over;
+mod heartbeat;
+mod link;
+mod membership;
+mod messages;
+mod node;
+mod pairing;
+mod peers;
+mod proposals;
+mod raft;
+mod server;
+mod status;
+
+use anyhow::Context;
+use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs the cluster manager of the node whose directory is `dir` until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It can't start, or can't go on: the message names the file, address or port.
+pub fn run(dir: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.context("threads of the cluster manager")?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut manager = node::Manager::start(dir).await?;
+        let result = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            error = manager.failed() => Err(error),
+        };
+        manager.stop().await;
+        result
+    })
+}

@@ -25,11 +25,15 @@ pub use tls::{Endpoint, Protocol, TlsStream};
 ///
 /// # Errors
 /// The kernel's random source failed.
-pub fn random_id() -> Result<u64, getrandom::Error> {
+pub fn random_id() -> std::io::Result<u64> {
     loop {
-        let id = getrandom::u64()?;
+        let id = random_u64()?;
         if id != 0 {
             return Ok(id);
         }
     }
+}
+
+fn random_u64() -> std::io::Result<u64> {
+    getrandom::u64().map_err(|error| std::io::Error::other(error.to_string()))
 }

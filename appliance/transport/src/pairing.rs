@@ -80,10 +80,10 @@ impl Code {
     ///
     /// # Errors
     /// The kernel's random source failed.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    pub fn random() -> io::Result<Self> {
         const COUNT: u64 = 1_000_000_000;
         loop {
-            let number = getrandom::u64()?;
+            let number = crate::random_u64()?;
             // Equal odds for every code: the last, incomplete run of codes is not used.
             if number < u64::MAX - u64::MAX % COUNT {
                 return Ok(Self(format!("{:09}", number % COUNT)));
@@ -209,7 +209,7 @@ impl Offer {
     ///
     /// # Errors
     /// The kernel's random source failed.
-    pub fn open(&self) -> Result<Code, getrandom::Error> {
+    pub fn open(&self) -> io::Result<Code> {
         let code = Code::random()?;
         let open = Open { code: code.clone(), until: Instant::now() + VALID, tries_left: TRIES };
         *self.lock() = Some(open);

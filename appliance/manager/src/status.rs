@@ -1,0 +1,176 @@
+//! Everything the console shows, from the committed state and the nodes' reports.
+
+use crate::heartbeat::Pulse;
+use crate::node::Node;
+use base::{ByteCount, NodeId};
+use cluster::{ClusterState, VolumeEntry};
+use control::api::{
+    ClusterStatus, LunStatus, MemberStatus, ResyncStatus, Status, TargetStatus, VolumeState, VolumeStatus,
+};
+use control::link::{Report, ResyncReport, VolumeReport};
+use control::settings::Role;
+use std::collections::BTreeMap;
+
+/// What this node knows at the moment.
+pub(crate) fn status(node: &Node) -> Status {
+    let state = node.log.applied().state;
+    let pulse = node.heart.pulse(state.members.keys().copied().filter(|member| *member != node.me));
+    let mut reports: BTreeMap<NodeId, Report> = BTreeMap::new();
+    for (peer, report) in &pulse.alive {
+        if let Some(report) = report {
+            reports.insert(*peer, report.clone());
+        }
+    }
+    if let Some(report) = node.storage.current().1 {
+        reports.insert(node.me, report);
+    }
+    let view = View { node, state: &state, pulse: &pulse, reports: &reports };
+    Status {
+        node: node.settings.name.clone(),
+        cluster: view.cluster(),
+        volumes: state.volumes.values().map(|entry| view.volume(entry)).collect(),
+        targets: view.targets(),
+        services: Vec::new(),
+        problems: view.problems(),
+    }
+}
+
+struct View<'a> {
+    node: &'a Node,
+    state: &'a ClusterState,
+    pulse: &'a Pulse,
+    reports: &'a BTreeMap<NodeId, Report>,
+}
+
+impl View<'_> {
+    fn online(&self, member: NodeId) -> bool {
+        member == self.node.me || self.pulse.alive.contains_key(&member)
+    }
+
+    fn cluster(&self) -> Option<ClusterStatus> {
+        let cluster = self.state.cluster.as_ref()?;
+        let leader = self.node.raft.metrics().borrow().current_leader;
+        Some(ClusterStatus {
+            id: cluster.id.to_string(),
+            generation: cluster.generation,
+            leader: leader.map(|leader| self.state.name_of(NodeId(leader))),
+            quorum: self.pulse.quorum,
+            members: self.state.members.values().map(|member| self.member(member)).collect(),
+            portal: Some(cluster.portal),
+        })
+    }
+
+    fn member(&self, member: &control::link::Member) -> MemberStatus {
+        let report = self.reports.get(&member.node);
+        MemberStatus {
+            name: member.name.clone(),
+            role: if member.data { Role::Data } else { Role::Witness },
+            online: self.online(member.node),
+            address: member.cluster_address.ip(),
+            serving: report.is_some_and(|report| report.volumes.iter().any(|volume| volume.serving)),
+            free: report.map_or(ByteCount(0), |report| report.free),
+            capacity: report.map_or(ByteCount(0), |report| report.capacity),
+        }
+    }
+
+    fn names<'n>(&self, nodes: impl IntoIterator<Item = &'n NodeId>) -> Vec<String> {
+        let mut names: Vec<String> = nodes.into_iter().map(|node| self.state.name_of(*node)).collect();
+        names.sort();
+        names
+    }
+
+    fn volume(&self, entry: &VolumeEntry) -> VolumeStatus {
+        let config = &entry.config;
+        let report = config.primary.and_then(|primary| self.replica(primary, config.volume));
+        let resync = report.and_then(|report| report.resync.as_ref());
+        VolumeStatus {
+            name: entry.name.clone(),
+            size: config.size,
+            epoch: config.epoch,
+            primary: config.primary.map(|primary| self.state.name_of(primary)),
+            in_sync: self.names(&config.in_sync),
+            replicas: self.names(&config.replicas),
+            state: self.volume_state(entry, report),
+            resync: config.primary.zip(resync).map(|(source, resync)| self.resync(source, resync)),
+            verify: None,
+            resynced_total: report.map_or(ByteCount(0), |report| report.resynced_total),
+            dirty: report.map_or(ByteCount(0), |report| report.dirty),
+            logged: report.map_or(ByteCount(0), |report| report.logged),
+        }
+    }
+
+    fn replica(&self, node: NodeId, volume: base::VolumeId) -> Option<&VolumeReport> {
+        self.reports.get(&node)?.volumes.iter().find(|report| report.volume == volume)
+    }
+
+    fn volume_state(&self, entry: &VolumeEntry, primary: Option<&VolumeReport>) -> VolumeState {
+        let config = &entry.config;
+        match primary {
+            Some(report) if report.serving && report.resync.is_some() => VolumeState::Resyncing,
+            Some(report) if report.serving && config.in_sync == config.replicas => VolumeState::Healthy,
+            Some(report) if report.serving => VolumeState::Degraded,
+            _ if config.in_sync.iter().any(|node| self.reports.contains_key(node)) => VolumeState::Suspended,
+            _ => VolumeState::Offline,
+        }
+    }
+
+    fn resync(&self, source: NodeId, resync: &ResyncReport) -> ResyncStatus {
+        let total = resync.total.0.max(resync.left.0);
+        let done = total - resync.left.0;
+        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+        ResyncStatus {
+            source: self.state.name_of(source),
+            target: self.state.name_of(resync.target),
+            percent: u32::try_from(percent).unwrap_or(100),
+            bytes_left: resync.left,
+            bytes_per_s: resync.bytes_per_s,
+            eta_s: resync.left.0.checked_div(resync.bytes_per_s),
+        }
+    }
+
+    fn targets(&self) -> Vec<TargetStatus> {
+        let name =
+            |volume| self.state.volumes.get(volume).map_or_else(String::new, |entry| entry.name.clone());
+        let targets = self.state.targets.values();
+        targets
+            .map(|target| TargetStatus {
+                iqn: target.iqn.clone(),
+                luns: target
+                    .luns
+                    .iter()
+                    .map(|(lun, volume)| LunStatus { lun: *lun, volume: name(volume) })
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// One sentence each.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.state.cluster.is_some() && !self.pulse.quorum {
+            problems.push(
+                "No majority of the cluster answers this node: no change can be decided, and service stops."
+                    .into(),
+            );
+        }
+        for member in self.state.members.values().filter(|member| !self.online(member.node)) {
+            problems.push(format!("{} is not reached.", member.name));
+        }
+        for data_node in self.state.data_nodes() {
+            if self.online(data_node) && !self.reports.contains_key(&data_node) {
+                problems
+                    .push(format!("The storage process of {} does not run.", self.state.name_of(data_node)));
+            }
+        }
+        for (node, report) in self.reports {
+            let name = self.state.name_of(*node);
+            problems.extend(report.problems.iter().map(|problem| format!("{name}: {problem}")));
+        }
+        if self.state.data_nodes().len() == 2 && self.state.members.len() == 2 {
+            problems.push(
+                "There is no witness: if one data node fails, the other can't take over by itself.".into(),
+            );
+        }
+        problems
+    }
+}
