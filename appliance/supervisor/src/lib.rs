@@ -19,7 +19,7 @@
 //! # A service that ends by itself
 //!
 //! It is started again, after 100 ms at first, then twice as long each time up to 10 s; a run of 10 s starts over. Exit
-//! status 78 (`EX_CONFIG`) before it ever ran for a second means that it can't work as configured: an address in use,
+//! status 78 (`EX_CONFIG`) before it ever ran for 10 s means that it can't work as configured: an address in use,
 //! a corrupted state file. Then `futago node` stops the other services and fails with the last line that the service
 //! wrote; PID 1, which nobody would start again, keeps trying every 10 s.
 

@@ -49,7 +49,7 @@ pub enum Verdict {
     Expected,
     /// It ended by itself and starts again after this wait.
     Restart(Duration),
-    /// It never ran and said by [`EXIT_CONFIG`] that it can't. It too starts again after the longest wait, unless the
+    /// It never had a stable run and said by [`EXIT_CONFIG`] that it can't work. It too starts again after the longest wait, unless the
     /// driver gives the whole node up.
     Misconfigured,
 }
@@ -73,7 +73,7 @@ pub struct Service {
     /// Ends by itself since the last stable run.
     failures: u32,
     starts: u64,
-    /// It has run for [`SETTLED_AFTER`] at least once.
+    /// It has had a stable run.
     has_run: bool,
 }
 
@@ -138,7 +138,9 @@ impl Service {
             State::BackingOff { until } => Some(until),
             State::Stopping { kill_at } => kill_at,
             State::Starting => Some(self.since.saturating_add(SETTLED_AFTER)),
-            State::Running if self.failures > 0 => Some(self.since.saturating_add(STABLE_AFTER)),
+            State::Running if self.failures > 0 || !self.has_run => {
+                Some(self.since.saturating_add(STABLE_AFTER))
+            }
             State::Running | State::Stopped => None,
         }
     }
@@ -169,9 +171,7 @@ impl Service {
                 Verdict::Expected
             }
             State::Starting | State::Running => {
-                if self.state == State::Running && now.saturating_sub(self.since) >= STABLE_AFTER {
-                    self.failures = 0;
-                }
+                self.note_stable_run(now);
                 self.failures = self.failures.saturating_add(1);
                 let misconfigured = status == Some(EXIT_CONFIG) && !self.has_run;
                 let wait = if misconfigured { BACK_OFF_MAX } else { back_off(self.failures) };
@@ -199,17 +199,23 @@ impl Service {
                 Some(Action::Kill)
             }
             (_, State::Starting) if now.saturating_sub(self.since) >= SETTLED_AFTER => {
-                self.has_run = true;
                 self.enter(State::Running, now);
                 None
             }
-            (_, State::Running) if now.saturating_sub(self.since) >= STABLE_AFTER => {
-                self.failures = 0;
+            (_, State::Running) => {
+                self.note_stable_run(now);
                 None
             }
-            (_, State::Starting | State::Running | State::Stopping { .. })
+            (_, State::Starting | State::Stopping { .. })
             | (Desired::Down, State::Stopped)
             | (Desired::Up, State::BackingOff { .. }) => None,
+        }
+    }
+
+    fn note_stable_run(&mut self, now: Duration) {
+        if self.state == State::Running && now.saturating_sub(self.since) >= STABLE_AFTER {
+            self.failures = 0;
+            self.has_run = true;
         }
     }
 
@@ -289,10 +295,10 @@ mod tests {
         assert_eq!(service.state(), ServiceState::Starting);
         assert_eq!(service.deadline(), Some(s(6)));
         assert_eq!(service.poll(true, s(6)), None);
-        assert_eq!(
-            (service.state(), service.since(), service.deadline()),
-            (ServiceState::Running, s(6), None)
-        );
+        assert_eq!((service.state(), service.since()), (ServiceState::Running, s(6)));
+        assert_eq!(service.deadline(), Some(s(16)));
+        assert_eq!(service.poll(true, s(16)), None);
+        assert_eq!(service.deadline(), None, "nothing to do for a stable service");
     }
 
     #[test]
@@ -334,12 +340,15 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_error_counts_only_before_the_first_run() {
+    fn a_configuration_error_counts_only_before_the_first_stable_run() {
         let mut service = started(s(0));
         assert_eq!(service.handle_exit(Some(EXIT_CONFIG), s(0)), Verdict::Misconfigured);
         assert_eq!(service.poll(true, BACK_OFF_MAX), Some(Action::Spawn));
-        assert_eq!(service.poll(true, BACK_OFF_MAX + s(1)), None);
-        assert!(matches!(service.handle_exit(Some(EXIT_CONFIG), s(12)), Verdict::Restart(_)));
+        assert_eq!(service.poll(true, s(11)), None);
+        assert_eq!(service.handle_exit(Some(EXIT_CONFIG), s(13)), Verdict::Misconfigured);
+        assert_eq!(service.poll(true, s(23)), Some(Action::Spawn));
+        assert_eq!(service.poll(true, s(24)), None);
+        assert!(matches!(service.handle_exit(Some(EXIT_CONFIG), s(40)), Verdict::Restart(_)));
     }
 
     #[test]
