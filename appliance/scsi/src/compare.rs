@@ -15,7 +15,12 @@ pub(crate) fn compare_and_write(call: &mut Call<'_>) -> Result<Step, Sense> {
         return Err(Sense::invalid_cdb_byte(range.blocks_at));
     }
     if extent.blocks == 0 {
-        return Ok(Call::good());
+        // A length of 256 blocks cut to the field's eight bits must not look like a success.
+        return if call.command.offered_len == 0 {
+            Ok(Call::good())
+        } else {
+            Err(Sense::invalid_cdb_byte(range.blocks_at))
+        };
     }
     call.require_offered(2 * extent.blocks * u64::from(LOGICAL_BLOCK_BYTES))?;
     Ok(Call::finish_with(Operation::CompareAndWrite { extent, fua: call.fua() }))
@@ -74,6 +79,7 @@ mod tests {
         bench.refused_with(&caw(0, 0, 129), &vec![0; 129 * 1024], 0x5, (0x24, 0), Some((13, None)));
         bench.refused_with(&caw(0x40, 0, 1), &[0; 1024], 0x5, (0x24, 0), Some((1, Some(7))));
         bench.good(&caw(0, 0, 0), &[]);
+        bench.refused_with(&caw(0, 0, 0), &vec![0; 256 * 1024], 0x5, (0x24, 0), Some((13, None)));
         bench.good(&caw(0, 0, 128), &vec![0; 128 * 1024]);
     }
 

@@ -27,10 +27,10 @@ pub(crate) fn write_same(call: &mut Call<'_>) -> Result<Step, Sense> {
             return Err(Sense::invalid_cdb_bit(1, bit)); // PBDATA, LBDATA, RelAdr: obsolete
         }
     }
-    if range.blocks == 0 || range.blocks > MAX_WRITE_SAME_BLOCKS {
+    let extent = call.unit.extent(range.lba, range.blocks)?;
+    if extent.blocks == 0 || extent.blocks > MAX_WRITE_SAME_BLOCKS {
         return Err(Sense::invalid_cdb_byte(range.blocks_at));
     }
-    let extent = call.unit.extent(range.lba, range.blocks)?;
     let block = u64::from(LOGICAL_BLOCK_BYTES);
     call.require_offered(if without_data { 0 } else { block })?;
     let zeroes = without_data || call.parameter_list(block)?.iter().all(|&byte| byte == 0);
@@ -197,14 +197,22 @@ mod tests {
         bench.refused_with(&write_same16(0x10, 0, 1), &BLOCK, 0x5, (0x24, 0), field(1, Some(4)));
         bench.refused_with(&write_same16(0x20, 0, 1), &BLOCK, 0x5, (0x24, 0), field(1, Some(7)));
         bench.refused_with(&write_same16(0x02, 0, 1), &BLOCK, 0x5, (0x24, 0), field(1, Some(1)));
-        bench.refused_with(&write_same16(0, 0, 0), &BLOCK, 0x5, (0x24, 0), field(10, None));
-        bench.refused_with(&[0x41, 0, 0, 0, 0, 0, 0, 0, 0, 0], &BLOCK, 0x5, (0x24, 0), field(7, None));
         bench.refused_with(&[0x41, 0, 0, 0, 8, 0, 0, 0, 1, 0], &BLOCK, 0x5, (0x21, 0), None);
         for wrong in [&BLOCK[..256], &[0; 1024], &[]] {
             bench.refused_with(&write_same16(0x08, 0, 1), wrong, 0x5, (0x0e, 3), None);
         }
         let mut thick = Bench::ready_with(|config| config.thin = false);
         thick.refused_with(&write_same16(0x08, 0, 1), &BLOCK, 0x5, (0x24, 0), field(1, Some(3)));
+    }
+
+    #[test]
+    fn write_same_is_bounded_both_ways() {
+        let mut bench = Bench::ready_with(|config| config.blocks = 1 << 20);
+        let field = |byte| Some((byte, None));
+        bench.refused_with(&write_same16(0, 0, 0), &BLOCK, 0x5, (0x24, 0), field(10));
+        bench.refused_with(&[0x41, 0, 0, 0, 0, 0, 0, 0, 0, 0], &BLOCK, 0x5, (0x24, 0), field(7));
+        let long = [0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0];
+        bench.refused_with(&long, &BLOCK, 0x5, (0x24, 0), field(10));
     }
 
     #[test]
