@@ -170,6 +170,11 @@ impl<H: Host> Connection<H> {
     /// Memory of a task came back: others may go on.
     pub(super) fn release(&mut self, bytes: u64, host: &mut H) {
         self.admitted_bytes = self.admitted_bytes.saturating_sub(bytes);
+        self.handle_room(host);
+    }
+
+    /// Lets tasks go on that wait for memory, as far as there is some.
+    pub fn handle_room(&mut self, host: &mut H) {
         if core::mem::replace(&mut self.admitting, true) {
             return;
         }
@@ -235,7 +240,7 @@ impl<H: Host> Connection<H> {
     fn execute(&mut self, id: TaskId, host: &mut H) {
         self.tasks.start(id);
         let Some(task) = self.tasks.get_mut(id) else { return };
-        let view = CommandView { lun: task.lun, cdb: task.cdb, data_out_bytes: task.wanted_out };
+        let view = CommandView { lun: task.lun, cdb: task.cdb, offered_bytes: task.expected_out };
         let data_out = task.data_out.take();
         if let Some(completion) = host.execute(id, &view, data_out) {
             self.complete(id, completion, host);

@@ -84,6 +84,7 @@ impl<H: Host> Connection<H> {
 
     /// All tasks are aborted; `left` of them have still to settle.
     fn settle(&mut self, id: u32, left: usize, host: &mut H) {
+        self.handle_room(host);
         if let Some(management) = self.managements.iter_mut().find(|management| management.id == id) {
             management.remaining = management.remaining.saturating_add(left);
         }
@@ -122,7 +123,7 @@ impl<H: Host> Connection<H> {
     }
 
     /// Aborts tasks of this session for someone else, who is told of each by [`Host::settled`] with `token`. Answers
-    /// how many have still to settle.
+    /// how many have still to settle. Executes nothing: call [`Connection::handle_room`] soon.
     pub fn abort(&mut self, scope: Scope, token: u64, host: &mut H) -> usize {
         self.abort_tasks(scope, Some(Waiter::Other(token)), host)
     }
@@ -148,13 +149,14 @@ impl<H: Host> Connection<H> {
         if task.state != State::Collecting {
             task.state = State::Aborted;
             task.waiters.extend(waiter);
+            host.cancel(id);
             return true;
         }
         let cost = if task.admitted { task.cost_bytes } else { 0 };
         self.tasks.remove(id);
         self.tasks.waiting.retain(|&waiting| waiting != id);
-        // Others may be admitted and executed in its place; those that this abort covers as well are aborted after.
-        self.release(cost, host);
+        // Others are admitted in its place when the whole abort is through, not before: it may cover them as well.
+        self.admitted_bytes = self.admitted_bytes.saturating_sub(cost);
         false
     }
 

@@ -105,8 +105,8 @@ pub struct CommandView {
     pub lun: [u8; 8],
     /// The CDB.
     pub cdb: [u8; 16],
-    /// Data-out bytes that came: the length of the data-out buffer.
-    pub data_out_bytes: u32,
+    /// Data-out bytes that the initiator offers. The data-out buffer holds the lesser of this and what the CDB takes.
+    pub offered_bytes: u32,
 }
 
 /// What the connection asks of its driver.
@@ -134,6 +134,8 @@ pub trait Host: Gate {
     fn abort_others(&mut self, function: TaskFunction, lun: [u8; 8], management: u32) -> usize;
     /// Every task that the function covers has settled: resets the unit or units.
     fn reset(&mut self, function: TaskFunction, lun: [u8; 8]);
+    /// Nobody waits for the task any more; its completion may come early, and must come.
+    fn cancel(&mut self, task: TaskId);
     /// A task that was aborted by [`Connection::abort`] with `token` has settled.
     fn settled(&mut self, token: u64);
 }
@@ -245,6 +247,17 @@ impl<H: Host> Connection<H> {
     #[must_use]
     pub fn executing(&self) -> usize {
         self.tasks.executing()
+    }
+
+    /// Some task of `scope` has no response yet.
+    #[must_use]
+    pub fn has_tasks(&self, scope: Scope) -> bool {
+        (0..self.tasks.slots()).filter_map(|slot| self.tasks.get(self.tasks.id_at(slot)?)).any(|task| {
+            match scope {
+                Scope::All => true,
+                Scope::Unit(lun) => task.lun == lun,
+            }
+        })
     }
 
     /// Set once the connection is to end.

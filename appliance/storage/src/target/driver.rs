@@ -1,0 +1,363 @@
+//! What the connection machines ask for: targets, sessions, buffers, and the way of a command to the backend.
+
+use super::backend::{Reply, RequestId};
+use super::link::Link;
+use super::running::{Ended, Running, Slab, Start};
+use super::{Inner, Settle, TargetConfig};
+use base::VolumeId;
+use disk::{Buffer, BufferMut};
+use iscsi::chap::{Credentials, Nonce};
+use iscsi::login::{Access, Gate, Identity};
+use iscsi::pdu::{LoginStatus, TaskFunction};
+use iscsi::{CommandView, Completion, Host, Scope, TaskId};
+use scsi::{InitiatorPort, NexusId, Operation, Response, Status, Step, TargetPort};
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+/// One target and its device server.
+pub(super) struct TargetEntry {
+    pub(super) name: String,
+    server: RefCell<scsi::Target>,
+    config: RefCell<TargetConfig>,
+}
+
+impl TargetEntry {
+    pub(super) fn new(config: &TargetConfig) -> Self {
+        let mut server = scsi::Target::new(TargetPort { iqn: config.iqn.clone() });
+        for (&lun, unit) in &config.luns {
+            server.map(lun, unit.clone());
+        }
+        Self { name: config.iqn.clone(), server: RefCell::new(server), config: RefCell::new(config.clone()) }
+    }
+
+    /// Applies a changed configuration.
+    pub(super) fn update(&self, new: &TargetConfig) {
+        let mut old = self.config.borrow_mut();
+        let mut server = self.server.borrow_mut();
+        for &lun in old.luns.keys().filter(|lun| !new.luns.contains_key(lun)) {
+            server.unmap(lun);
+        }
+        for (&lun, unit) in &new.luns {
+            match old.luns.get(&lun) {
+                Some(known) if known == unit => {}
+                Some(known) if scsi::UnitConfig { blocks: unit.blocks, ..known.clone() } == *unit => {
+                    server.resize(lun, unit.blocks);
+                }
+                _ => server.map(lun, unit.clone()),
+            }
+        }
+        *old = new.clone();
+    }
+
+    pub(super) fn set_served(&self, volume: VolumeId, served: bool) {
+        for (&lun, _) in self.config.borrow().luns.iter().filter(|(_, unit)| unit.volume == volume) {
+            self.server.borrow_mut().set_served(lun, served);
+        }
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        self.config.borrow().credentials.clone()
+    }
+
+    fn volume(&self, lun: [u8; 8]) -> Option<VolumeId> {
+        let number = scsi::lun::decode(lun)?;
+        self.server.borrow().unit(number).map(|unit| unit.config().volume)
+    }
+}
+
+/// A session's place at its target.
+struct Session {
+    target: Rc<TargetEntry>,
+    nexus: NexusId,
+}
+
+/// The driver of one connection's machine.
+pub(super) struct Driver {
+    inner: Rc<Inner>,
+    link_id: u64,
+    link: Weak<Link>,
+    session: Option<Session>,
+    /// Sessions that lost tasks to the CLEAR TASK SET in progress.
+    losers: Vec<NexusId>,
+}
+
+/// A command that ended, for its connection.
+pub(super) struct Finished {
+    pub(super) task: TaskId,
+    pub(super) completion: Completion<Buffer>,
+    /// The volume is not served: the connection is to be dropped instead of an answer.
+    pub(super) not_served: bool,
+}
+
+impl Driver {
+    pub(super) fn new(inner: Rc<Inner>, link_id: u64, link: Weak<Link>) -> Self {
+        Self { inner, link_id, link, session: None, losers: Vec::new() }
+    }
+
+    pub(super) fn nexus(&self) -> Option<NexusId> {
+        self.session.as_ref().map(|session| session.nexus)
+    }
+
+    fn target(&self) -> Option<&Rc<TargetEntry>> {
+        self.session.as_ref().map(|session| &session.target)
+    }
+
+    /// The session ends (S15: its SCSI-2 reservations with it).
+    pub(super) fn detach(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.target.server.borrow_mut().detach(session.nexus);
+        }
+    }
+
+    /// The other connections of this session's target.
+    fn others(&self) -> Vec<Rc<Link>> {
+        let Some(target) = self.target() else { return Vec::new() };
+        let mut others = self.inner.links();
+        others.retain(|link| link.id != self.link_id && link.is_at(target));
+        others
+    }
+
+    /// The backend has answered a request of this connection.
+    pub(super) fn handle_reply(&mut self, id: RequestId, reply: Reply) -> Option<Finished> {
+        let token = Slab::token(id.0);
+        self.inner.running.borrow_mut().get_mut(token)?.handle_reply(id, reply);
+        self.go_on(token)
+    }
+
+    /// A task that a command of this connection waits for has settled.
+    pub(super) fn handle_command_settled(&mut self, token: u64) -> Option<Finished> {
+        self.inner.running.borrow_mut().get_mut(token)?.handle_settled();
+        self.go_on(token)
+    }
+
+    /// Submits what can be submitted; goes on with the command if the operation has ended.
+    fn go_on(&mut self, token: u64) -> Option<Finished> {
+        self.submit(token);
+        let mut running = self.inner.running.borrow_mut();
+        let ended = running.get_mut(token)?.ended()?;
+        let command = running.remove(token)?;
+        drop(running);
+        let task = command.task;
+        let not_served = ended.not_served;
+        let completion = self.resume(command, &ended)?;
+        Some(Finished { task, completion, not_served })
+    }
+
+    fn submit(&self, token: u64) {
+        loop {
+            let request = self
+                .inner
+                .running
+                .borrow_mut()
+                .get_mut(token)
+                .and_then(|command| command.next_request(token));
+            let Some(request) = request else { return };
+            self.inner.backend.submit(request);
+        }
+    }
+
+    /// Tells the device server how the operation ended, and does what it asks next. `None`: another operation runs.
+    fn resume(&mut self, command: Running, ended: &Ended) -> Option<Completion<Buffer>> {
+        let step = with_command(&command, |view| {
+            command.target.server.borrow_mut().resume(view, command.continuation, ended.outcome)
+        });
+        self.run(command, step)
+    }
+
+    /// Runs a command from `step` on until it is done or an operation is out.
+    fn run(&mut self, mut command: Running, step: Step) -> Option<Completion<Buffer>> {
+        let (operation, continuation) = match step {
+            Step::Done(response) => {
+                let medium = command.medium.take();
+                return Some(Completion { response, medium });
+            }
+            Step::Backend(operation, continuation) => (operation, continuation),
+        };
+        command.begin(&operation, continuation, &self.inner.buffers);
+        let lun = command.lun;
+        let Some(token) = self.inner.running.borrow_mut().insert(command) else {
+            return Some(Completion::from(Response::status(Status::Busy)));
+        };
+        if let Operation::AbortTasks(nexuses) = &operation {
+            self.abort_nexuses(nexuses, lun, token);
+        }
+        // Ended already: nothing of it was submitted.
+        self.go_on(token).map(|finished| finished.completion)
+    }
+
+    /// PREEMPT AND ABORT: tasks of these nexuses on the unit.
+    fn abort_nexuses(&mut self, nexuses: &[NexusId], lun: [u8; 8], token: u64) {
+        let wait = self.inner.next_number();
+        let mut left = 0_usize;
+        for link in self.others() {
+            if link.nexus().is_some_and(|nexus| nexuses.contains(&nexus)) {
+                left = left.saturating_add(link.abort(Scope::Unit(lun), wait));
+            }
+        }
+        self.inner.wait(wait, Settle::Command(token), left);
+        if let Some(command) = self.inner.running.borrow_mut().get_mut(token) {
+            command.wait_for(left);
+        }
+    }
+}
+
+/// Calls `use_it` with the device server's view of a command.
+fn with_command<T>(command: &Running, use_it: impl FnOnce(&scsi::Command<'_>) -> T) -> T {
+    let inspected = command.data_out.as_ref().filter(|_| scsi::expected_transfer(&command.cdb).inspected);
+    use_it(&scsi::Command {
+        nexus: command.nexus,
+        lun: command.lun,
+        cdb: &command.cdb,
+        offered_len: command.offered_len,
+        parameters: inspected.map_or(&[][..], Buffer::as_slice),
+    })
+}
+
+impl Gate for Driver {
+    fn access(&mut self, _initiator: &str, target: Option<&str>) -> Access {
+        let Some(name) = target else { return Access::Open };
+        match self.inner.targets.borrow().get(name) {
+            None => Access::Unknown,
+            Some(entry) => entry.credentials().map_or(Access::Open, Access::Chap),
+        }
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        let mut bytes = [0_u8; 17];
+        if let Err(error) = getrandom::fill(&mut bytes) {
+            // Without randomness a challenge could be foreseen; a counter at least never repeats.
+            tracing::error!("no random numbers: {error}");
+            bytes[..8].copy_from_slice(&self.inner.next_number().to_be_bytes());
+        }
+        let [id, challenge @ ..] = bytes;
+        Nonce { id, challenge }
+    }
+
+    fn open_session(&mut self, identity: &Identity) -> Result<u16, LoginStatus> {
+        if identity.discovery {
+            return Ok(self.inner.next_tsih());
+        }
+        let target = self.inner.targets.borrow().get(&identity.target).cloned();
+        // Removed between the login's first request and its last.
+        let target = target.ok_or(LoginStatus::OutOfResources)?;
+        let mut tsih = identity.tsih;
+        let old =
+            self.inner.links().into_iter().find(|link| link.id != self.link_id && link.is_session(identity));
+        match (&old, tsih) {
+            (None, 0) => tsih = self.inner.next_tsih(),
+            (None, _) => return Err(LoginStatus::SessionDoesNotExist),
+            (Some(_), 0) => tsih = self.inner.next_tsih(),
+            (Some(old), _) if old.tsih() != tsih => return Err(LoginStatus::SessionDoesNotExist),
+            (Some(old), _) if old.cid() != identity.cid => return Err(LoginStatus::TooManyConnections),
+            (Some(_), _) => {}
+        }
+        // Reinstatement: the old session is gone before the new one begins. Its writes that the backend holds come
+        // before any of the new session on the same blocks (S18).
+        if let Some(old) = old {
+            old.end();
+        }
+        let nexus = NexusId(self.inner.next_number());
+        let port = InitiatorPort { name: identity.initiator.clone(), isid: identity.isid };
+        target.server.borrow_mut().attach(nexus, port);
+        tracing::info!(initiator = identity.initiator, target = target.name, "session begins");
+        self.session = Some(Session { target, nexus });
+        Ok(tsih)
+    }
+}
+
+impl Host for Driver {
+    type Filling = BufferMut;
+    type Shared = Buffer;
+
+    fn allocate(&mut self, len_bytes: usize) -> Option<BufferMut> {
+        // The connections' own budgets bound what is asked for.
+        self.inner.buffers.take_urgent(len_bytes).ok()
+    }
+
+    fn execute(
+        &mut self,
+        task: TaskId,
+        command: &CommandView,
+        data_out: Option<BufferMut>,
+    ) -> Option<Completion<Buffer>> {
+        let failed = || Some(Completion::from(Response::status(Status::Busy)));
+        let (Some(session), Some(link)) = (&self.session, self.link.upgrade()) else { return failed() };
+        let target = Rc::clone(&session.target);
+        let start = Start {
+            link,
+            task,
+            nexus: session.nexus,
+            lun: command.lun,
+            cdb: command.cdb,
+            offered_len: u64::from(command.offered_bytes),
+            data_out: data_out.map(BufferMut::freeze),
+        };
+        let volume = target.volume(command.lun).unwrap_or_default();
+        let running = Running::new(start, Rc::clone(&target), volume);
+        let step = with_command(&running, |view| target.server.borrow_mut().execute(view));
+        self.run(running, step)
+    }
+
+    fn targets(&mut self, _initiator: &str, visit: &mut dyn FnMut(&str)) {
+        self.inner.targets.borrow().keys().for_each(|name| visit(name));
+    }
+
+    fn has_unit(&self, lun: [u8; 8]) -> bool {
+        self.target().is_some_and(|target| target.server.borrow().has_unit(lun))
+    }
+
+    fn abort_others(&mut self, function: TaskFunction, lun: [u8; 8], management: u32) -> usize {
+        let scope = match function {
+            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => Scope::All,
+            _ => Scope::Unit(lun),
+        };
+        let wait = self.inner.next_number();
+        let mut left = 0_usize;
+        self.losers.clear();
+        for link in self.others() {
+            if link.has_tasks(scope) {
+                self.losers.extend(link.nexus());
+            }
+            left = left.saturating_add(link.abort(scope, wait));
+        }
+        self.inner.wait(wait, Settle::Management { link: self.link_id, id: management }, left);
+        left
+    }
+
+    fn reset(&mut self, function: TaskFunction, lun: [u8; 8]) {
+        let Some(session) = &self.session else { return };
+        let target = Rc::clone(&session.target);
+        match function {
+            TaskFunction::ClearTaskSet => {
+                target.server.borrow_mut().tasks_cleared(lun, session.nexus, &self.losers);
+            }
+            TaskFunction::LogicalUnitReset => target.server.borrow_mut().reset_unit(lun),
+            TaskFunction::TargetWarmReset => target.server.borrow_mut().reset_all(),
+            TaskFunction::TargetColdReset => {
+                target.server.borrow_mut().reset_all();
+                self.others().iter().for_each(|link| link.end());
+            }
+            TaskFunction::AbortTask
+            | TaskFunction::AbortTaskSet
+            | TaskFunction::ClearAca
+            | TaskFunction::TaskReassign => {}
+        }
+    }
+
+    fn cancel(&mut self, task: TaskId) {
+        let link_id = self.link_id;
+        let running = self.inner.running.borrow();
+        let requests: Vec<RequestId> = running
+            .tokens(|command| command.link.id == link_id && command.task == task)
+            .flat_map(|token| running.out_requests(token))
+            .collect();
+        drop(running);
+        for request in requests {
+            self.inner.backend.abort(request);
+        }
+    }
+
+    fn settled(&mut self, token: u64) {
+        self.inner.settled(token);
+    }
+}
