@@ -4,12 +4,29 @@
 
 extern crate alloc;
 
+mod activity_log;
 mod api;
+mod apply;
+mod bitmap;
+mod epoch;
 pub mod frame;
+mod handover;
+mod job;
 mod layout;
+mod range_lock;
+mod read;
+mod record;
 mod recover;
 mod replica;
+mod resync;
 mod sabotage;
+mod serve;
+mod session;
+mod slab;
+mod superblock;
+mod timers;
+mod validate;
+mod write;
 
 pub use api::{
     Answer, BlockRange, Buffer, Command, DiskOp, DiskResult, DiskToken, Identity, MAX_REQUEST_BYTES, Op,

@@ -1,13 +1,23 @@
 //! Format and recovery: from a metadata area to a [`Replica`] (S12).
+//!
+//! Invariant: nothing is written before everything was read and judged; a refused disk is left as it is.
 
 use alloc::vec::Vec;
-use base::{ByteCount, Epoch};
+use base::{ByteCount, Epoch, NodeId};
 use core::fmt;
 
+use crate::activity_log::LogRecord;
 use crate::api::{Buffer, Identity, Options};
-use crate::replica::Replica;
+use crate::bitmap::Bitmap;
+use crate::layout::{ACTIVITY_LOG, FIRST_PAGE, Layout, RECORD_BYTES, SUPERBLOCK};
+use crate::record::{self, Kind, TwoPlaces};
+use crate::replica::{Recovered, Replica};
+use crate::superblock::{PeerMark, Superblock};
 
-/// A piece of the metadata area to read or write.
+/// Bitmap pages read or formatted at once.
+const CHUNK_PAGES: u32 = 64;
+
+/// A piece of the metadata area to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetaRead {
     /// Offset in the metadata area, bytes.
@@ -42,38 +52,151 @@ impl fmt::Display for OpenError {
 
 impl core::error::Error for OpenError {}
 
-/// The records of a new, all-zero copy: (offset in the metadata area, bytes) to be written durably, in this order.
-/// `created`: the epoch in which the volume was created with this copy (every copy equal, nothing dirty); `None`
-/// for a copy added later, which gets everything (S7). `None` if the size is impossible.
+/// The records of a new copy whose data area is all zero: (offset in the metadata area, bytes), to be written durably
+/// in this order; the superblocks come last, so an interrupted format leaves no copy. `created`: the epoch in which the
+/// volume was created with this copy (every copy equal, nothing dirty); `None` for a copy added later, which gets
+/// everything (S7). The answer is `None` if the size is impossible.
 #[must_use]
-pub fn format(identity: &Identity, size: ByteCount, created: Option<Epoch>) -> Option<Vec<(u64, Vec<u8>)>> {
-    let _ = (identity, size, created);
-    None
+pub fn format(
+    identity: Identity,
+    size: ByteCount,
+    created: Option<Epoch>,
+) -> Option<impl Iterator<Item = (u64, Vec<u8>)>> {
+    let layout = Layout::for_size(size)?;
+    let epoch = created.unwrap_or(Epoch(0));
+    let superblock = Superblock {
+        size,
+        epoch,
+        data_epoch: epoch,
+        inconsistent: Epoch(0),
+        was_primary: false,
+        peer: PeerMark { data_epoch: epoch, ..PeerMark::default() },
+        peer_node: NodeId(0),
+    };
+    let seal = move |kind, body: &[u8]| record::encode(&identity, kind, 0, 1, body);
+    let chunk = move |place: u8, first: u32| {
+        let last = layout.pages.min(first + CHUNK_PAGES);
+        let pages = (first..last).flat_map(|page| record::encode(&identity, Kind::BitmapPage, page, 1, &[]));
+        (layout.offset(FIRST_PAGE + first, place), pages.collect())
+    };
+    let chunks = (0..2).flat_map(move |place| {
+        (0..layout.pages).step_by(CHUNK_PAGES as usize).map(move |first| chunk(place, first))
+    });
+    let logs = (0..2).map(move |place| {
+        let body = LogRecord::default().encode();
+        (layout.offset(ACTIVITY_LOG, place), seal(Kind::ActivityLog, &body))
+    });
+    let superblocks = (0..2)
+        .map(move |place| (layout.offset(SUPERBLOCK, place), seal(Kind::Superblock, &superblock.encode())));
+    Some(chunks.chain(logs).chain(superblocks))
 }
 
 /// Reads a metadata area piece by piece and ends in a [`Replica`].
 #[derive(Debug)]
 pub struct Recovery {
     identity: Identity,
+    meta_len: ByteCount,
+    /// The piece of the first half that waits for its counterpart.
+    first_half: Option<Vec<u8>>,
+    head: Option<Head>,
+    /// Pages judged so far.
+    pages: u32,
+    error: Option<OpenError>,
+}
+
+#[derive(Debug)]
+struct Head {
+    layout: Layout,
+    superblock: Superblock,
+    superblock_record: TwoPlaces,
+    log: LogRecord,
+    log_record: TwoPlaces,
+    bitmap: Bitmap,
+}
+
+/// Record `at` of a piece; empty if it was not read.
+fn piece(bytes: &[u8], at: usize) -> &[u8] {
+    bytes.get(at * RECORD_BYTES..(at + 1) * RECORD_BYTES).unwrap_or_default()
 }
 
 impl Recovery {
-    /// Begins; `meta_len` is the length of the metadata area.
+    /// Begins; `meta_len` is the length of the metadata area, as [`Layout`] gave it.
     #[must_use]
     pub fn new(identity: Identity, meta_len: ByteCount) -> Self {
-        let _ = meta_len;
-        Self { identity }
+        Self { identity, meta_len, first_half: None, head: None, pages: 0, error: None }
     }
 
-    /// What to read next; `None`: all read.
+    /// What to read next; `None`: all read, or nothing more needed to refuse it.
     #[must_use]
     pub fn wanted(&self) -> Option<MetaRead> {
-        None
+        if self.error.is_some() {
+            return None;
+        }
+        let half = if self.first_half.is_some() { self.meta_len.0 / 2 } else { 0 };
+        let (first, records) = match &self.head {
+            None => (0, FIRST_PAGE),
+            Some(head) => (FIRST_PAGE + self.pages, (head.layout.pages - self.pages).min(CHUNK_PAGES)),
+        };
+        let bytes = RECORD_BYTES as u64;
+        let len = u32::try_from(u64::from(records) * bytes).ok()?;
+        (len > 0).then_some(MetaRead { offset: half + u64::from(first) * bytes, len })
     }
 
     /// The bytes that [`Self::wanted`] asked for; `None` if the disk could not read them.
     pub fn supply(&mut self, bytes: Option<&[u8]>) {
-        let _ = bytes;
+        let bytes = bytes.unwrap_or_default();
+        let Some(first) = self.first_half.take() else {
+            self.first_half = Some(bytes.to_vec());
+            return;
+        };
+        let judged = match self.head.is_none() {
+            true => self.judge_head(&first, bytes),
+            false => self.judge_pages(&first, bytes),
+        };
+        if let Err(error) = judged {
+            self.error = Some(error);
+        }
+    }
+
+    fn judge_head(&mut self, a: &[u8], b: &[u8]) -> Result<(), OpenError> {
+        let at = |index: u32| index as usize;
+        let found = record::choose(
+            &self.identity,
+            Kind::Superblock,
+            0,
+            [piece(a, at(SUPERBLOCK)), piece(b, at(SUPERBLOCK))],
+        )?;
+        let damaged = |what| OpenError::Damaged(what);
+        let superblock = Superblock::decode(found.body).map_err(|_| damaged(Kind::Superblock.name()))?;
+        let superblock_record = found.writer();
+        let layout = Layout::for_size(superblock.size).ok_or(OpenError::Size)?;
+        if layout.meta_len != self.meta_len {
+            return Err(OpenError::Size);
+        }
+        let places = [piece(a, at(ACTIVITY_LOG)), piece(b, at(ACTIVITY_LOG))];
+        let found = record::choose(&self.identity, Kind::ActivityLog, 0, places)?;
+        let log = LogRecord::decode(found.body).map_err(|_| damaged(Kind::ActivityLog.name()))?;
+        if log.extents.iter().any(|extent| *extent >= layout.extents) {
+            return Err(damaged(Kind::ActivityLog.name()));
+        }
+        let log_record = found.writer();
+        let bitmap = Bitmap::new(&layout);
+        self.head = Some(Head { layout, superblock, superblock_record, log, log_record, bitmap });
+        Ok(())
+    }
+
+    fn judge_pages(&mut self, a: &[u8], b: &[u8]) -> Result<(), OpenError> {
+        let Some(head) = self.head.as_mut() else { return Ok(()) };
+        let last = head.layout.pages.min(self.pages + CHUNK_PAGES);
+        for (at, index) in (self.pages..last).enumerate() {
+            let places = [piece(a, at), piece(b, at)];
+            let found = record::choose(&self.identity, Kind::BitmapPage, index, places)?;
+            head.bitmap
+                .found(index, found.body, found.writer(), found.both)
+                .map_err(|_| OpenError::Damaged(Kind::BitmapPage.name()))?;
+        }
+        self.pages = last;
+        Ok(())
     }
 
     /// The replica. Its first commands are ready to be polled.
@@ -81,7 +204,20 @@ impl Recovery {
     /// # Errors
     /// The copy can't be used.
     pub fn finish<B: Buffer>(self, options: Options) -> Result<Replica<B>, OpenError> {
-        let _ = (options, self.identity);
-        Err(OpenError::Size)
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let head = self.head.filter(|head| head.layout.pages == self.pages);
+        let head = head.ok_or(OpenError::Damaged("metadata area"))?;
+        let found = Recovered {
+            identity: self.identity,
+            layout: head.layout,
+            superblock: head.superblock,
+            superblock_record: head.superblock_record,
+            log: head.log,
+            log_record: head.log_record,
+            bitmap: head.bitmap,
+        };
+        Ok(Replica::recovered(found, options))
     }
 }

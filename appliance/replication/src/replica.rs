@@ -1,116 +1,438 @@
-//! The replica: state, getters, events in (`handle_*`), commands out (`poll_*`).
+//! The replica's state, getters, and the plumbing that every event runs through.
 
 use alloc::collections::VecDeque;
-use base::{InstanceId, Monotonic, NodeId, SessionId, VolumeConfig};
+use alloc::vec::Vec;
+use base::{ByteCount, Epoch, Monotonic, NodeId, VolumeConfig};
 
-use crate::api::{Buffer, Command, DiskResult, DiskToken, Request, RequestId, Status};
-use crate::frame::Frame;
+use crate::activity_log::{ActivityLog, LogRecord};
+use crate::api::{
+    Answer, Buffer, Command, DiskOp, DiskResult, DiskToken, Identity, Options, Problem, Request,
+    RequestError, Status,
+};
+use crate::bitmap::Bitmap;
+use crate::epoch::Pending;
+use crate::handover::Closing;
+use crate::job::Job;
+use crate::layout::{ACTIVITY_LOG, FIRST_PAGE, Layout, SUPERBLOCK};
+use crate::range_lock::RangeLocks;
+use crate::record::{self, Kind as RecordKind, Next, TwoPlaces};
+use crate::resync::Resync;
+use crate::sabotage::Sabotage;
+use crate::session::{Incoming, Link};
+use crate::slab::Slab;
+use crate::superblock::Superblock;
+
+/// Tokens of metadata writes have this bit; the rest is the record's index. Keys of jobs never have it.
+const META_TOKEN: u64 = 1 << 63;
 
 /// One volume's copy on one node.
+///
+/// Fields are grouped by the file that owns them; every event is one `handle_*` call, which ends in [`Self::pump`].
 #[derive(Debug)]
 pub struct Replica<B> {
-    out: VecDeque<Command<B>>,
+    pub(crate) identity: Identity,
+    pub(crate) options: Options,
+    pub(crate) layout: Layout,
+    /// The latest time that an event told.
+    pub(crate) now: Monotonic,
+    pub(crate) out: VecDeque<Command<B>>,
+    pub(crate) sabotage: Sabotage,
+
+    // Metadata (this file).
+    pub(crate) superblock: Superblock,
+    pub(crate) superblock_record: TwoPlaces,
+    superblock_writing: Epoch,
+    /// The epoch that both places of the superblock hold (S4).
+    pub(crate) durable_epoch: Epoch,
+    pub(crate) log: ActivityLog,
+    pub(crate) bitmap: Bitmap,
+    /// Logged extents of an earlier primary life are being turned into dirty bits (S9); `Some` once only the log's
+    /// record is left to write.
+    pub(crate) converting: Option<Converting>,
+
+    // Configuration (epoch.rs).
+    pub(crate) known: Option<VolumeConfig>,
+    /// The highest epoch learned by any means (S4).
+    pub(crate) floor: Epoch,
+    /// `known` is not yet acted in.
+    pub(crate) adopting: bool,
+    /// `known` names this node and this instance (S6).
+    pub(crate) primary: bool,
+    pub(crate) proposals: Vec<Pending>,
+    pub(crate) next_number: u64,
+    /// A grow was proposed in this epoch (S8).
+    pub(crate) growing: bool,
+
+    // Serving (serve.rs).
+    pub(crate) serving: bool,
+    pub(crate) lease: Option<Monotonic>,
+    /// Waiting for the old primary's lease (S5).
+    pub(crate) not_before: Monotonic,
+    /// Disk writes of an earlier role may still run (S4).
+    pub(crate) draining: bool,
+    /// A hand-over was proposed in this epoch (S3).
+    pub(crate) gave_up: bool,
+    /// The disk failed to write (S11).
+    pub(crate) failed: bool,
+    pub(crate) closing: Option<Closing>,
+    pub(crate) stopped: bool,
+    /// Requests that wait for the end of an attempt to hand over.
+    pub(crate) parked: VecDeque<Request<B>>,
+
+    // Peer (session.rs, timers.rs).
+    pub(crate) link: Option<Link>,
+    pub(crate) incoming: Option<Incoming>,
+    pub(crate) dialling: Option<Monotonic>,
+    pub(crate) redial_at: Monotonic,
+    /// Since when a peer that must confirm writes has had no open session.
+    pub(crate) down_since: Option<Monotonic>,
+    pub(crate) resync: Option<Resync>,
+    pub(crate) resynced_total: u64,
+    pub(crate) checksum_errors: u64,
+
+    // Work (write.rs, read.rs, apply.rs).
+    pub(crate) jobs: Slab<Job<B>>,
+    pub(crate) locks: RangeLocks,
+    /// Jobs that got their range.
+    pub(crate) ready: VecDeque<u64>,
+    /// Jobs that found no slot in the activity log.
+    pub(crate) log_waiting: VecDeque<u64>,
+    /// A slot may have become free.
+    pub(crate) log_retry: bool,
+    /// Jobs whose extents are listed from this change of the log on.
+    pub(crate) log_listed: VecDeque<(u64, u64)>,
+    /// Applied writes whose activity log number is not durable yet.
+    pub(crate) number_waiting: Vec<u64>,
+    /// Data writes that the disk works on.
+    pub(crate) data_writes: usize,
+}
+
+/// How far the conversion of logged extents has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Converting {
+    /// Their dirty bits are being written.
+    Pages,
+    /// The emptied log is being written: this change.
+    Log(u64),
+}
+
+/// What recovery found, handed to [`Replica::recovered`].
+pub(crate) struct Recovered {
+    pub(crate) identity: Identity,
+    pub(crate) layout: Layout,
+    pub(crate) superblock: Superblock,
+    pub(crate) superblock_record: TwoPlaces,
+    pub(crate) log: LogRecord,
+    pub(crate) log_record: TwoPlaces,
+    pub(crate) bitmap: Bitmap,
 }
 
 impl<B: Buffer> Replica<B> {
+    pub(crate) fn recovered(found: Recovered, options: Options) -> Self {
+        let mut superblock = found.superblock;
+        superblock.peer.al_number = superblock.peer.al_number.max(found.log.peer_number);
+        let mut replica = Self {
+            identity: found.identity,
+            options,
+            layout: found.layout,
+            now: Monotonic(0),
+            out: VecDeque::new(),
+            sabotage: Sabotage::None,
+            superblock,
+            // S12: an epoch that only one place holds is written again before it is relied on.
+            durable_epoch: if found.superblock_record.is_clean() { superblock.epoch } else { Epoch(0) },
+            superblock_record: found.superblock_record,
+            superblock_writing: superblock.epoch,
+            log: ActivityLog::found(found.layout.al_slots, &found.log, found.log_record),
+            bitmap: found.bitmap,
+            converting: None,
+            known: None,
+            floor: superblock.epoch,
+            adopting: false,
+            primary: false,
+            proposals: Vec::new(),
+            next_number: 1,
+            growing: false,
+            serving: false,
+            lease: None,
+            not_before: Monotonic(0),
+            draining: false,
+            gave_up: false,
+            failed: false,
+            closing: None,
+            stopped: false,
+            parked: VecDeque::new(),
+            link: None,
+            incoming: None,
+            dialling: None,
+            redial_at: Monotonic(0),
+            down_since: None,
+            resync: None,
+            resynced_total: 0,
+            checksum_errors: 0,
+            jobs: Slab::new(),
+            locks: RangeLocks::new(),
+            ready: VecDeque::new(),
+            log_waiting: VecDeque::new(),
+            log_retry: false,
+            log_listed: VecDeque::new(),
+            number_waiting: Vec::new(),
+            data_writes: 0,
+        };
+        replica.convert_log();
+        replica.pump();
+        replica
+    }
+
+    // Getters.
+
     /// What reports show.
     #[must_use]
     pub fn status(&self, now: Monotonic) -> Status {
-        let _ = now;
-        unreachable!()
+        let known = self.known.as_ref().map_or(Epoch(0), |config| config.epoch);
+        Status {
+            epoch: known.min(self.durable_epoch),
+            usable: self.superblock.inconsistent == Epoch(0) && !self.failed && self.known.is_some(),
+            serving: self.gate(now),
+            connected: self.link.as_ref().is_some_and(Link::is_open),
+            dirty: self.dirty_bytes(),
+            resync: self.resync_status(),
+            resynced_total: ByteCount(self.resynced_total),
+            checksum_errors: self.checksum_errors,
+        }
     }
 
-    /// Checks the engine's own invariants; the first that does not hold is named.
-    ///
-    /// # Errors
-    /// Names the invariant.
-    pub fn validate(&self) -> Result<(), &'static str> {
-        Ok(())
+    /// The node that holds the other copy.
+    pub(crate) fn peer(&self) -> Option<NodeId> {
+        self.known.as_ref()?.replicas.iter().copied().find(|node| *node != self.identity.node)
     }
 
-    /// The committed configuration, as read or as changed. Older or equal ones are ignored.
-    pub fn handle_config(&mut self, now: Monotonic, config: &VolumeConfig) {
-        let _ = (now, config);
+    /// The peer is in the committed in-sync set.
+    pub(crate) fn peer_in_sync(&self) -> bool {
+        self.peer()
+            .is_some_and(|peer| self.known.as_ref().is_some_and(|config| config.in_sync.contains(&peer)))
     }
 
-    /// A lease of this volume that a majority granted to this instance, valid until `valid_until` (sending of the
-    /// oldest granting request + lease time, S5); `None` voids it at once.
-    pub fn handle_lease(&mut self, now: Monotonic, valid_until: Option<Monotonic>) {
-        let _ = (now, valid_until);
+    /// Every write needs the peer's confirmation (S1), or may need it (S8).
+    pub(crate) fn peer_required(&self) -> bool {
+        let growing = self.growing && !self.breaks(Sabotage::AnswerWhileGrowing);
+        (self.peer_in_sync() || growing) && !self.breaks(Sabotage::AnswerWithoutShrink)
     }
 
-    /// A request of an initiator. Answered by exactly one [`Command::Reply`].
-    pub fn handle_request(&mut self, now: Monotonic, request: Request<B>) {
-        let _ = (now, request);
+    /// This node is primary of the newest epoch that it has heard of, and that epoch is durable here (S4).
+    pub(crate) fn acting(&self) -> bool {
+        self.primary
+            && !self.failed
+            && !self.gave_up
+            && self.durable_epoch >= self.floor
+            && self.known.as_ref().is_some_and(|config| config.epoch == self.floor)
     }
 
-    /// The initiator gave a request up (S16): one that has not started is answered `Aborted`, else its ordinary answer
-    /// says when it has settled.
-    pub fn handle_abort(&mut self, now: Monotonic, id: RequestId) {
-        let _ = (now, id);
+    /// Test-only: whether this rule is to be broken.
+    pub(crate) fn breaks(&self, rule: Sabotage) -> bool {
+        cfg!(feature = "sabotage") && self.sabotage == rule
     }
 
-    /// The answer to [`Command::Compare`]: the bytes to write (as long as what was read), or `None` if they differed.
-    pub fn handle_compared(&mut self, now: Monotonic, id: RequestId, write: Option<B>) {
-        let _ = (now, id, write);
+    /// Test-only: break one rule from now on.
+    #[cfg(feature = "sabotage")]
+    pub fn set_sabotage(&mut self, rule: Sabotage) {
+        self.sabotage = rule;
+        self.locks.broken = rule == Sabotage::Overlap;
     }
+
+    // Events.
 
     /// A disk operation ended.
     pub fn handle_disk(&mut self, now: Monotonic, token: DiskToken, result: DiskResult<B>) {
-        let _ = (now, token, result);
+        self.advance(now);
+        if token.0 & META_TOKEN == 0 {
+            self.data_ended(token.0, result);
+        } else if matches!(result, DiskResult::Failed) {
+            self.fail(true);
+        } else {
+            self.meta_ended(token.0 & !META_TOKEN);
+        }
+        self.pump();
     }
 
-    /// A connection with `peer` is open for this volume: `dialled` by us ([`Command::Dial`]), under a session id newly
-    /// drawn by the driver, or accepted: then `session` is the one in the header of its first frame, which must be
-    /// passed to `handle_frame` next.
-    pub fn handle_session_opened(&mut self, now: Monotonic, peer: NodeId, session: SessionId, dialled: bool) {
-        let _ = (now, peer, session, dialled);
-    }
-
-    /// [`Command::Dial`] did not lead to a connection.
-    pub fn handle_dial_failed(&mut self, now: Monotonic, peer: NodeId) {
-        let _ = (now, peer);
-    }
-
-    /// A connection ended (also after a frame that could not be decoded). Unknown sessions are ignored.
-    pub fn handle_session_closed(&mut self, now: Monotonic, session: SessionId) {
-        let _ = (now, session);
-    }
-
-    /// A frame arrived on `session`, with its payload if it announced one.
-    pub fn handle_frame(&mut self, now: Monotonic, session: SessionId, frame: Frame, payload: Option<B>) {
-        let _ = (now, session, frame, payload);
-    }
-
-    /// The proposal `number` was refused for another reason than its epoch and will never be applied.
-    pub fn handle_refused(&mut self, now: Monotonic, number: u64) {
-        let _ = (now, number);
-    }
-
-    /// Someone asked for a clean hand-over to `to`, whose storage process is `instance` (S3). Ends in an epoch that
-    /// names `to`, or in [`Command::HandOverFailed`].
-    pub fn handle_hand_over(&mut self, now: Monotonic, to: NodeId, instance: InstanceId) {
-        let _ = (now, to, instance);
-    }
-
-    /// End: hand over if the peer can take it, finish what is in flight, then [`Command::Stopped`].
-    pub fn handle_stop(&mut self, now: Monotonic) {
-        let _ = now;
-    }
-
-    /// Time has passed: call at [`Self::poll_timeout`] (later or earlier does no harm).
-    pub fn handle_timeout(&mut self, now: Monotonic) {
-        let _ = now;
-    }
+    // Commands.
 
     /// The next thing to do; call after every event until `None`.
     pub fn poll_command(&mut self) -> Option<Command<B>> {
         self.out.pop_front()
     }
 
-    /// When [`Self::handle_timeout`] is due.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Monotonic> {
-        None
+    // Plumbing.
+
+    pub(crate) fn advance(&mut self, now: Monotonic) {
+        self.now = self.now.max(now);
+    }
+
+    pub(crate) fn emit(&mut self, command: Command<B>) {
+        self.out.push_back(command);
+    }
+
+    pub(crate) fn problem(&mut self, problem: Problem) {
+        self.emit(Command::Problem(problem));
+    }
+
+    /// Runs everything that an event has made possible.
+    pub(crate) fn pump(&mut self) {
+        loop {
+            if let Some(key) = self.ready.pop_front() {
+                self.start(key);
+            } else if self.log_retry {
+                self.retry_log();
+            } else {
+                break;
+            }
+        }
+        if self.draining && self.data_writes == 0 {
+            self.draining = false;
+        }
+        if self.converting.is_some() {
+            self.convert_further();
+        }
+        self.session_progress();
+        if self.resync.is_some() {
+            self.resync_pump();
+        }
+        if self.closing.is_some() {
+            self.closing_progress();
+        }
+        self.try_serve();
+        self.dial();
+        self.write_superblock();
+        self.write_log();
+        if !self.ready.is_empty() {
+            self.pump();
+        }
+    }
+
+    /// The disk failed to write (S11): this copy is out of use until the process restarts and finds it a target.
+    pub(crate) fn fail(&mut self, metadata: bool) {
+        if self.failed {
+            return;
+        }
+        self.problem(Problem::DiskWriteFailed { metadata });
+        self.stop_serving();
+        self.failed = true;
+        self.drop_link();
+    }
+
+    /// Answers a client, if the lease still holds (S5: checked again before the answer goes out).
+    pub(crate) fn reply(&mut self, id: crate::api::RequestId, result: Result<Answer<B>, RequestError>) {
+        let result = if self.gate(self.now) { result } else { Err(RequestError::NotServing) };
+        self.emit(Command::Reply { id, result });
+    }
+
+    // Metadata writes.
+
+    fn write_meta(&mut self, index: u32, place: u8, bytes: Vec<u8>) {
+        let offset = self.layout.offset(index, place);
+        let token = DiskToken(META_TOKEN | u64::from(index));
+        self.emit(Command::Disk { token, op: DiskOp::WriteMeta { offset, bytes } });
+    }
+
+    /// The superblock has changed: write it. Returns the change to wait for.
+    pub(crate) fn save_superblock(&mut self) -> u64 {
+        let change = self.superblock_record.touch();
+        self.write_superblock();
+        change
+    }
+
+    fn write_superblock(&mut self) {
+        let (identity, content) = (self.identity, self.superblock);
+        let begun = self.superblock_record.begin(|sequence| {
+            record::encode(&identity, RecordKind::Superblock, 0, sequence, &content.encode())
+        });
+        if let Some((place, bytes)) = begun {
+            self.superblock_writing = content.epoch;
+            self.write_meta(SUPERBLOCK, place, bytes);
+        }
+    }
+
+    pub(crate) fn write_log(&mut self) {
+        let identity = self.identity;
+        let begun = self.log.begin(self.superblock.peer.al_number, |sequence, body| {
+            record::encode(&identity, RecordKind::ActivityLog, 0, sequence, body)
+        });
+        if let Some((place, bytes)) = begun {
+            self.write_meta(ACTIVITY_LOG, place, bytes);
+        }
+    }
+
+    pub(crate) fn write_page(&mut self, page: u32) {
+        let body = self.bitmap.encode(page);
+        let identity = self.identity;
+        let seal = |sequence| record::encode(&identity, RecordKind::BitmapPage, page, sequence, &body);
+        if let Some((place, bytes)) = self.bitmap.record(page).and_then(|record| record.begin(seal)) {
+            self.write_meta(FIRST_PAGE + page, place, bytes);
+        }
+    }
+
+    pub(crate) fn save_bitmap(&mut self, cleared_too: bool) {
+        for page in self.bitmap.save_all(cleared_too) {
+            self.write_page(page);
+        }
+    }
+
+    fn meta_ended(&mut self, index: u64) {
+        let Ok(index) = u32::try_from(index) else { return };
+        let record = match index {
+            SUPERBLOCK => Some(&mut self.superblock_record),
+            ACTIVITY_LOG => Some(&mut self.log.record),
+            page => self.bitmap.record(page - FIRST_PAGE),
+        };
+        match record.map_or(Next::Idle, TwoPlaces::completed) {
+            Next::Idle => {}
+            Next::Write(place, bytes) => self.write_meta(index, place, bytes),
+            Next::Durable => match index {
+                SUPERBLOCK => self.superblock_durable(),
+                ACTIVITY_LOG => self.log_durable(),
+                page => {
+                    self.log_retry = true;
+                    self.write_page(page - FIRST_PAGE);
+                }
+            },
+        }
+    }
+
+    fn superblock_durable(&mut self) {
+        self.durable_epoch = self.superblock_writing;
+        self.adopted_if_durable();
+    }
+
+    /// No metadata write is under way.
+    pub(crate) fn meta_quiet(&self) -> bool {
+        !self.superblock_record.is_writing() && !self.log.record.is_writing() && !self.bitmap.is_writing()
+    }
+
+    // S9: extents logged in an earlier primary life become dirty bits before the log is reused.
+
+    pub(crate) fn convert_log(&mut self) {
+        if self.log.is_empty() {
+            return;
+        }
+        let per_extent = self.layout.blocks_per_extent();
+        for extent in self.log.extents().collect::<Vec<_>>() {
+            self.bitmap.set(u64::from(extent) * per_extent, per_extent);
+        }
+        self.converting = Some(Converting::Pages);
+        self.save_bitmap(false);
+    }
+
+    fn convert_further(&mut self) {
+        match self.converting {
+            Some(Converting::Pages) if self.bitmap.all_saved(false) => {
+                self.converting = Some(Converting::Log(self.log.clear()));
+                self.write_log();
+            }
+            Some(Converting::Log(change)) if self.log.record.is_durable(change) => {
+                self.converting = None;
+                self.log_retry = true;
+            }
+            _ => {}
+        }
     }
 }

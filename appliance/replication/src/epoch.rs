@@ -1,0 +1,224 @@
+//! Committed configurations and proposals: which epoch this copy acts in, and as what (S2, S3, S4, S6, S8, S21).
+//!
+//! Invariants
+//! - `floor` never falls. Nothing is answered, to clients or the peer, in an epoch below it (S4).
+//! - The superblock holds an epoch before anything is done in it.
+//! - `primary` is true only while the newest known configuration names this node *and this instance* (S6).
+
+use alloc::collections::BTreeSet;
+use base::{Change, Epoch, EpochReason, Monotonic, Proposal, ProposalId, VolumeConfig};
+
+use crate::api::{Buffer, Command, Problem};
+use crate::replica::Replica;
+use crate::sabotage::Sabotage;
+
+/// A proposal whose outcome is not known yet (S21).
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) proposal: Proposal,
+    pub(crate) sent: Monotonic,
+}
+
+impl<B: Buffer> Replica<B> {
+    /// The committed configuration, as read or as changed. Older or equal ones are ignored.
+    pub fn handle_config(&mut self, now: Monotonic, config: &VolumeConfig) {
+        self.advance(now);
+        let old = self.known.as_ref().map_or(Epoch(0), |known| known.epoch);
+        if config.volume != self.identity.volume || config.epoch < self.floor || config.epoch <= old {
+            return;
+        }
+        if let Some(what) = self.unsupported(config) {
+            self.problem(Problem::Unsupported(what));
+            self.learn(config.epoch);
+            self.step_down();
+        } else {
+            self.learn_config(config);
+        }
+        self.pump();
+    }
+
+    fn unsupported(&self, config: &VolumeConfig) -> Option<&'static str> {
+        if config.replicas.len() > 2 {
+            return Some("more than two replicas of a volume");
+        }
+        if !config.replicas.contains(&self.identity.node) {
+            return Some("a replica on a node that the configuration does not name");
+        }
+        if config.write_back {
+            return Some("a write-back cache");
+        }
+        (config.size != self.layout.size).then_some("a size other than the replica was made for")
+    }
+
+    /// Raises the floor: an epoch has been heard of. Whatever was to happen in a lower one does not happen any more.
+    pub(crate) fn learn(&mut self, epoch: Epoch) {
+        if epoch <= self.floor {
+            return;
+        }
+        self.floor = epoch;
+        self.superblock.epoch = epoch;
+        self.proposals.retain(|pending| pending.proposal.expected >= epoch);
+        if self.link.as_ref().is_some_and(|link| link.epoch < epoch) && !self.obeys_stale() {
+            self.drop_link();
+        }
+    }
+
+    /// Sabotage of S4 on a secondary: the old session lives on.
+    fn obeys_stale(&self) -> bool {
+        self.breaks(Sabotage::ObeyStale) && !self.primary
+    }
+
+    fn learn_config(&mut self, config: &VolumeConfig) {
+        let me = self.identity.node;
+        // S6: a restarted process is another instance, whatever the state says of its node.
+        let named = config.primary == Some(me)
+            && (config.primary_instance == self.options.instance || self.breaks(Sabotage::ServeAfterRestart));
+        if self.primary && !named {
+            self.step_down();
+        }
+        // From here on only this configuration counts: a grow or hand-over of an earlier epoch has ended (S8, S3).
+        self.growing = false;
+        self.gave_up = false;
+        let became_primary = named && !self.primary;
+        self.primary = named;
+        self.known = Some(config.clone());
+        self.learn(config.epoch);
+        self.adopting = true;
+        // Learned from the peer's Hello before: the session stays if the peer is the primary of this epoch.
+        if self.link.as_ref().is_some_and(|link| !link.dialled && Some(link.peer) != config.primary)
+            && !self.obeys_stale()
+        {
+            self.drop_link();
+        }
+        if became_primary {
+            self.become_primary(config);
+        }
+        if named {
+            self.superblock.data_epoch = config.epoch;
+        }
+        // S10: only a later epoch with this copy in sync voids the mark.
+        if config.in_sync.contains(&me) && config.epoch > self.superblock.inconsistent {
+            self.superblock.inconsistent = Epoch(0);
+        }
+        self.closing_epoch();
+        self.save_superblock();
+    }
+
+    fn become_primary(&mut self, config: &VolumeConfig) {
+        // S5: the old primary's lease may run until then. It gave it up before a hand-over.
+        let handed_over = config.reason == EpochReason::HandedOver;
+        let wait = self.options.timing.lease + self.options.timing.drift;
+        self.not_before = if handed_over { self.now } else { self.now + wait };
+        self.lease = None;
+        self.draining = true;
+        // S7: this copy's bitmap for the old primary begins here; the number stored from its messages is what it had.
+        if !self.superblock.was_primary {
+            self.superblock.was_primary = true;
+            let number = self.log.durable_number();
+            self.superblock.peer.al_number = self.superblock.peer.al_number.max(number);
+        }
+        self.convert_log();
+    }
+
+    /// Not primary any more: no answer leaves, nothing new starts, what the disk works on ends without consequence.
+    pub(crate) fn step_down(&mut self) {
+        self.stop_serving();
+        self.primary = false;
+        self.growing = false;
+        self.proposals.clear();
+        if self.link.as_ref().is_some_and(|link| link.dialled) {
+            self.drop_link();
+        }
+        self.resync = None;
+        self.down_since = None;
+        self.dialling = None;
+        for key in self.jobs.keys() {
+            self.abandon(key);
+        }
+    }
+
+    /// Ends a job without answer or effect: at once, or when its disk operation ends.
+    pub(crate) fn abandon(&mut self, key: u64) {
+        match self.jobs.get_mut(key) {
+            Some(job) if job.on_disk() => job.doomed = true,
+            Some(_) => self.remove(key),
+            None => {}
+        }
+    }
+
+    /// The superblock is durable: if that makes the newest configuration effective, act in it.
+    pub(crate) fn adopted_if_durable(&mut self) {
+        let newest = self.known.as_ref().is_some_and(|config| config.epoch == self.floor);
+        if !self.adopting || !newest || self.durable_epoch < self.floor {
+            return;
+        }
+        self.adopting = false;
+        if self.primary {
+            self.redial_at = self.now;
+            self.down_since = (self.peer_required() && self.link.is_none()).then_some(self.now);
+            for key in self.jobs.keys() {
+                self.offer(key);
+                self.settle(key);
+            }
+        }
+    }
+
+    /// Proposes a change of the present epoch, unless just that is pending.
+    pub(crate) fn propose(&mut self, change: Change) {
+        let Some(config) = self.known.as_ref() else { return };
+        if self.proposals.iter().any(|pending| pending.proposal.change == change) {
+            return;
+        }
+        let id = ProposalId {
+            proposer: self.identity.node,
+            instance: self.options.instance,
+            number: self.next_number,
+        };
+        self.next_number += 1;
+        let proposal = Proposal { id, volume: config.volume, expected: config.epoch, change };
+        self.proposals.push(Pending { proposal: proposal.clone(), sent: self.now });
+        self.emit(Command::Propose(proposal));
+    }
+
+    /// S2: go on alone.
+    pub(crate) fn propose_shrink(&mut self) {
+        if self.known.as_ref().is_some_and(|config| config.epoch == self.floor) && self.primary {
+            self.propose(Change::Shrink { keep: BTreeSet::from([self.identity.node]) });
+        }
+    }
+
+    /// The proposal `number` was refused for another reason than its epoch and will never be applied.
+    ///
+    /// A grow or hand-over stays in doubt all the same: only a later epoch ends that (S3, S8).
+    pub fn handle_refused(&mut self, now: Monotonic, number: u64) {
+        self.advance(now);
+        let shrink = |pending: &Pending| matches!(pending.proposal.change, Change::Shrink { .. });
+        let refused = self.proposals.iter().position(|pending| pending.proposal.id.number == number);
+        if let Some(at) = refused {
+            let pending = self.proposals.remove(at);
+            if !shrink(&pending) && self.primary {
+                self.resolve_doubt();
+            }
+        }
+        self.pump();
+    }
+
+    /// Ends the doubt about a grow or hand-over that may or may not be committed: a shrink to the present in-sync set
+    /// raises the epoch, so that only one of them can (S2).
+    pub(crate) fn resolve_doubt(&mut self) {
+        if let Some(keep) = self.known.as_ref().map(|config| config.in_sync.clone()) {
+            self.propose(Change::Shrink { keep });
+        }
+    }
+
+    /// Sends proposals again that nobody has answered.
+    pub(crate) fn repeat_proposals(&mut self) {
+        let (now, again) = (self.now, self.options.timing.renew);
+        for pending in &mut self.proposals {
+            if now >= pending.sent + again {
+                pending.sent = now;
+                self.out.push_back(Command::Propose(pending.proposal.clone()));
+            }
+        }
+    }
+}

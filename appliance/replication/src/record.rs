@@ -1,0 +1,319 @@
+//! The envelope of every metadata record and its two places (S12, docs/ondisk.md).
+//!
+//! Invariants
+//! - A record is 4096 bytes: header with version, kind, sequence, identity and index; body; CRC32C over all before it.
+//! - It is written to one place and, when that is durable, to the other; only then does anything rely on it. The place
+//!   that recovery found best is written last.
+
+use alloc::vec::Vec;
+use base::{ClusterId, NodeId, Reader, ReplicaId, VolumeId, Writer, crc32c};
+
+use crate::api::Identity;
+use crate::layout::RECORD_BYTES;
+use crate::recover::OpenError;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"FtgM");
+/// Version of the metadata records; another one is refused.
+pub(crate) const META_VERSION: u16 = 1;
+const HEADER_BYTES: usize = 64;
+/// Bytes for a record's own content.
+pub(crate) const BODY_BYTES: usize = RECORD_BYTES - HEADER_BYTES - 4;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Superblock,
+    ActivityLog,
+    BitmapPage,
+}
+
+impl Kind {
+    fn code(self) -> u16 {
+        match self {
+            Self::Superblock => 1,
+            Self::ActivityLog => 2,
+            Self::BitmapPage => 3,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Superblock => "superblock",
+            Self::ActivityLog => "activity log",
+            Self::BitmapPage => "bitmap page",
+        }
+    }
+}
+
+/// Seals `body` (at most [`BODY_BYTES`]) into a record.
+pub(crate) fn encode(identity: &Identity, kind: Kind, index: u32, sequence: u64, body: &[u8]) -> Vec<u8> {
+    let mut w = Writer::with_capacity(RECORD_BYTES);
+    w.u32(MAGIC).u16(META_VERSION).u16(kind.code()).u64(sequence);
+    w.u64(identity.cluster.0).u64(identity.volume.0).u64(identity.node.0).u64(identity.replica.0);
+    w.u32(index).pad_to(HEADER_BYTES).bytes(body).pad_to(RECORD_BYTES - 4);
+    let crc = crc32c(w.as_slice());
+    w.u32(crc);
+    w.into_vec()
+}
+
+/// Opens one place of a record. `Ok(None)`: damaged.
+///
+/// # Errors
+/// Intact, but of another version or identity: the disk must be refused.
+pub(crate) fn decode<'a>(
+    identity: &Identity,
+    kind: Kind,
+    index: u32,
+    bytes: &'a [u8],
+) -> Result<Option<(u64, &'a [u8])>, OpenError> {
+    let Some((content, crc)) = bytes.split_last_chunk::<4>() else { return Ok(None) };
+    if bytes.len() != RECORD_BYTES || crc32c(content) != u32::from_le_bytes(*crc) {
+        return Ok(None);
+    }
+    parse(identity, kind, index, content).map_or(Ok(None), |parsed| parsed.map(Some))
+}
+
+/// `None` if the checksummed content is no record at all, or another one.
+fn parse<'a>(
+    identity: &Identity,
+    kind: Kind,
+    index: u32,
+    content: &'a [u8],
+) -> Option<Result<(u64, &'a [u8]), OpenError>> {
+    let mut r = Reader::new("metadata record", content);
+    if r.u32().ok()? != MAGIC {
+        return None;
+    }
+    let version = r.u16().ok()?;
+    if version != META_VERSION {
+        return Some(Err(OpenError::Version(version)));
+    }
+    let found_kind = r.u16().ok()?;
+    let sequence = r.u64().ok()?;
+    let found = Identity {
+        cluster: ClusterId(r.u64().ok()?),
+        volume: VolumeId(r.u64().ok()?),
+        node: NodeId(r.u64().ok()?),
+        replica: ReplicaId(r.u64().ok()?),
+    };
+    let other = |what| Some(Err(OpenError::Identity(what)));
+    if found.cluster != identity.cluster {
+        return other("cluster");
+    }
+    if found.volume != identity.volume {
+        return other("volume");
+    }
+    if found.node != identity.node {
+        return other("node");
+    }
+    if found.replica != identity.replica {
+        return other("replica");
+    }
+    if found_kind != kind.code() || r.u32().ok()? != index {
+        return None;
+    }
+    content.get(HEADER_BYTES..).map(|body| Ok((sequence, body)))
+}
+
+/// The better of a record's two places: highest sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) body: &'a [u8],
+    pub(crate) sequence: u64,
+    pub(crate) place: u8,
+    /// The other place holds the same.
+    pub(crate) both: bool,
+}
+
+impl Found<'_> {
+    /// A writer that goes on from here. Where only one place holds the record, it is due to be written to both.
+    pub(crate) fn writer(&self) -> TwoPlaces {
+        let mut writer = TwoPlaces::found(self.sequence, self.place);
+        if !self.both {
+            writer.touch();
+        }
+        writer
+    }
+}
+
+/// Chooses between the two places.
+///
+/// # Errors
+/// Both damaged, or either of another version or identity.
+pub(crate) fn choose<'a>(
+    identity: &Identity,
+    kind: Kind,
+    index: u32,
+    places: [&'a [u8]; 2],
+) -> Result<Found<'a>, OpenError> {
+    let [a, b] = places;
+    let a = decode(identity, kind, index, a)?;
+    let b = decode(identity, kind, index, b)?;
+    let both = a == b;
+    let found = |place, (sequence, body)| Found { body, sequence, place, both };
+    match (a, b) {
+        (Some(a), Some(b)) => Ok(if b.0 > a.0 { found(1, b) } else { found(0, a) }),
+        (Some(a), None) => Ok(found(0, a)),
+        (None, Some(b)) => Ok(found(1, b)),
+        (None, None) => Err(OpenError::Damaged(kind.name())),
+    }
+}
+
+/// Writes one record to its two places in turn, as often as its content changes.
+#[derive(Clone, Debug)]
+pub(crate) struct TwoPlaces {
+    sequence: u64,
+    /// Counts changes; a change is durable when `durable` has reached the count it got.
+    wanted: u64,
+    durable: u64,
+    first: u8,
+    writing: Option<Writing>,
+}
+
+#[derive(Clone, Debug)]
+struct Writing {
+    change: u64,
+    second: bool,
+    bytes: Vec<u8>,
+}
+
+/// What follows the completion of one place's write.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Write these bytes to this place.
+    Write(u8, Vec<u8>),
+    /// Both places hold it.
+    Durable,
+    /// Nothing was being written.
+    Idle,
+}
+
+impl TwoPlaces {
+    /// As found by recovery or written by format.
+    pub(crate) fn found(sequence: u64, best_place: u8) -> Self {
+        Self { sequence, wanted: 0, durable: 0, first: 1 - (best_place & 1), writing: None }
+    }
+
+    /// The content has changed and shall be written. The answer is the change's number.
+    pub(crate) fn touch(&mut self) -> u64 {
+        self.wanted += 1;
+        self.wanted
+    }
+
+    /// The number that the next change will get.
+    pub(crate) fn next_change(&self) -> u64 {
+        self.wanted + 1
+    }
+
+    /// The number of the last change that was asked to be written.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.wanted
+    }
+
+    pub(crate) fn is_durable(&self, change: u64) -> bool {
+        self.durable >= change
+    }
+
+    /// Everything asked for is durable.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.durable == self.wanted
+    }
+
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Starts a write if one is due and none runs. `encode` gets the sequence number.
+    pub(crate) fn begin(&mut self, encode: impl FnOnce(u64) -> Vec<u8>) -> Option<(u8, Vec<u8>)> {
+        if self.writing.is_some() || self.durable >= self.wanted {
+            return None;
+        }
+        self.sequence += 1;
+        let bytes = encode(self.sequence);
+        self.writing = Some(Writing { change: self.wanted, second: false, bytes: bytes.clone() });
+        Some((self.first, bytes))
+    }
+
+    /// The write to one place ended well.
+    pub(crate) fn completed(&mut self) -> Next {
+        match self.writing.take() {
+            None => Next::Idle,
+            Some(Writing { change, second: true, .. }) => {
+                self.durable = change;
+                Next::Durable
+            }
+            Some(Writing { change, second: false, bytes }) => {
+                self.writing = Some(Writing { change, second: true, bytes: Vec::new() });
+                Next::Write(1 - self.first, bytes)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    pub(crate) fn identity() -> Identity {
+        Identity { cluster: ClusterId(1), volume: VolumeId(2), node: NodeId(3), replica: ReplicaId(4) }
+    }
+
+    proptest! {
+        #[test]
+        fn records_survive_and_flipped_bits_do_not(
+            body in prop::collection::vec(any::<u8>(), 0..=BODY_BYTES), sequence: u64, index: u32, bit in 0..RECORD_BYTES * 8
+        ) {
+            let mut bytes = encode(&identity(), Kind::BitmapPage, index, sequence, &body);
+            let (found, content) = decode(&identity(), Kind::BitmapPage, index, &bytes).unwrap().unwrap();
+            prop_assert_eq!((found, &content[..body.len()]), (sequence, &body[..]));
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(decode(&identity(), Kind::BitmapPage, index, &bytes), Ok(None));
+        }
+    }
+
+    #[test]
+    fn the_newer_place_wins_and_a_stranger_is_refused() {
+        let me = identity();
+        let old = encode(&me, Kind::Superblock, 0, 7, b"old");
+        let new = encode(&me, Kind::Superblock, 0, 8, b"new");
+        let bad = vec![0; RECORD_BYTES];
+        let pick =
+            |a: &[u8], b: &[u8]| choose(&me, Kind::Superblock, 0, [a, b]).map(|f| (f.sequence, f.place));
+        assert_eq!(pick(&old, &new), Ok((8, 1)));
+        assert_eq!(pick(&new, &old), Ok((8, 0)));
+        assert_eq!(pick(&bad, &old), Ok((7, 1)));
+        assert_eq!(pick(&bad, &bad), Err(OpenError::Damaged("superblock")));
+        for (what, other) in [
+            ("cluster", Identity { cluster: ClusterId(9), ..me }),
+            ("volume", Identity { volume: VolumeId(9), ..me }),
+            ("node", Identity { node: NodeId(9), ..me }),
+            ("replica", Identity { replica: ReplicaId(9), ..me }),
+        ] {
+            let foreign = encode(&other, Kind::Superblock, 0, 9, b"new");
+            assert_eq!(pick(&old, &foreign), Err(OpenError::Identity(what)));
+        }
+        // A record of the right identity in the wrong place is damage.
+        assert_eq!(pick(&encode(&me, Kind::ActivityLog, 1, 9, b""), &old), Ok((7, 1)));
+    }
+
+    #[test]
+    fn changes_are_written_in_turn_and_gathered() {
+        let mut record = TwoPlaces::found(5, 0);
+        assert!(record.begin(|_| vec![]).is_none());
+        let first = record.touch();
+        let (place, bytes) = record.begin(|sequence| vec![u8::try_from(sequence).unwrap()]).unwrap();
+        assert_eq!((place, bytes), (1, vec![6]), "the good place is written last");
+        let (second, third) = (record.touch(), record.touch());
+        assert!(record.begin(|_| vec![]).is_none(), "one write at a time");
+        assert!(matches!(record.completed(), Next::Write(0, bytes) if bytes == [6]));
+        assert!(!record.is_durable(first));
+        assert!(matches!(record.completed(), Next::Durable));
+        assert!(record.is_durable(first) && !record.is_durable(second));
+        assert!(record.begin(|_| vec![7]).is_some());
+        record.completed();
+        record.completed();
+        assert!(record.is_durable(third) && record.is_clean() && !record.is_writing());
+    }
+}

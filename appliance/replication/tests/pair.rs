@@ -1,0 +1,393 @@
+//! Two replicas against each other.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
+
+#[path = "pair/world.rs"]
+mod world;
+
+use base::{Epoch, EpochReason, Lba, NodeId};
+use futago_replication::*;
+use world::{BLOCK, Bytes, World};
+
+fn data(world: &World, n: usize, id: u64) -> Vec<u8> {
+    match world.nodes[n].replies.get(&id) {
+        Some(Ok(Answer::Data(data))) => data.as_slice().to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_new_volume_becomes_healthy_without_copying() {
+    let world = World::healthy();
+    assert_eq!(world.status(0).resynced_total.0, 0);
+    assert!(world.nodes[0].problems.is_empty(), "{:?}", world.nodes[0].problems);
+    assert!(world.status(0).connected && world.status(1).connected);
+}
+
+#[test]
+fn a_write_is_answered_when_both_have_it() {
+    let mut w = World::healthy();
+    let id = w.write(0, 3, 7);
+    // Activity log first (S9): only metadata is written before it is durable.
+    assert!(w.nodes[0].pending.iter().all(|(_, op)| matches!(op, DiskOp::WriteMeta { .. })));
+    assert!(w.wires[1].is_empty());
+    w.disk(0, 0);
+    w.disk(0, 0);
+    assert_eq!((w.nodes[0].pending.len(), w.wires[1].len()), (1, 1), "here and there at once");
+    w.disk(0, 0);
+    assert!(!w.done(0, id));
+    w.settle();
+    assert!(w.done(0, id) && w.equal());
+    // The extent is logged now: no metadata write any more.
+    let id = w.write(0, 4, 8);
+    assert!(matches!(w.nodes[0].pending[..], [(_, DiskOp::Write { .. })]));
+    w.settle();
+    assert!(w.done(0, id) && w.equal());
+    let id = w.read(0, 4);
+    w.settle();
+    assert_eq!(data(&w, 0, id), vec![8; BLOCK]);
+}
+
+#[test]
+fn without_the_peer_nothing_is_answered_before_the_shrink() {
+    let mut w = World::healthy();
+    w.no_commits = true;
+    w.crash(1, || true);
+    let id = w.write(0, 3, 7);
+    let read = w.read(0, 3);
+    w.run(1400);
+    assert!(!w.done(0, id) && !w.nodes[0].replies.contains_key(&read), "S2, S18");
+    w.no_commits = false;
+    w.run(100);
+    assert!(w.done(0, id));
+    assert_eq!(data(&w, 0, read), vec![7; BLOCK]);
+    assert_eq!((w.config.reason, w.config.in_sync.len()), (EpochReason::Shrunk, 1));
+    // It returns: only what it lacks and what is logged is copied.
+    w.start(1);
+    w.run(3000);
+    assert_eq!(w.config.in_sync.len(), 2);
+    assert!(w.equal());
+    assert!(w.status(0).resynced_total.0 <= 4 << 20, "{:?}", w.status(0));
+}
+
+#[test]
+fn a_short_break_needs_no_shrink() {
+    let mut w = World::healthy();
+    let epoch = w.config.epoch;
+    w.write(0, 3, 7);
+    let session = *w.sessions.keys().next().unwrap();
+    w.hang_up(base::SessionId(session));
+    w.run(500);
+    assert_eq!(w.config.epoch, epoch);
+    assert!(w.equal() && w.nodes[0].data[3 * BLOCK] == 7);
+}
+
+#[test]
+fn what_only_the_dead_primary_had_is_undone() {
+    let mut w = World::healthy();
+    let kept = w.write(0, 1, 1);
+    w.settle();
+    assert!(w.done(0, kept));
+    // Logged, on its own disk, never sent.
+    w.write(0, 2, 9);
+    w.wires[1].clear();
+    w.disk(0, 0);
+    assert_eq!(w.nodes[0].data[2 * BLOCK], 9);
+    w.crash(0, || false);
+    w.promote(1);
+    w.run(2500);
+    assert!(w.status(1).serving);
+    let id = w.read(1, 2);
+    w.settle();
+    assert_eq!(data(&w, 1, id), vec![0; BLOCK]);
+    w.start(0);
+    w.run(3000);
+    assert_eq!(w.config.in_sync.len(), 2);
+    assert!(w.equal(), "S7: the logged extent of the old primary came back");
+    assert_eq!(w.nodes[0].data[BLOCK], 1);
+}
+
+#[test]
+fn a_restarted_primary_serves_only_after_a_promotion() {
+    let mut w = World::healthy();
+    w.crash(0, || true);
+    w.start(0);
+    w.run(3000);
+    assert!(!w.status(0).serving && w.config.primary == Some(NodeId(1)), "S6");
+    w.promote(0);
+    w.run(3000);
+    assert!(w.status(0).serving && w.config.in_sync.len() == 2 && w.equal());
+}
+
+#[test]
+fn the_lease_ends_serving_and_nothing_else() {
+    let mut w = World::healthy();
+    let id = w.write(0, 5, 5);
+    w.disk(0, 0);
+    w.disk(0, 0);
+    w.now = w.now + world::timing().lease;
+    let late = w.read(0, 5);
+    assert_eq!(
+        w.nodes[0].replies.get(&late).map(|r| r.as_ref().err()),
+        Some(Some(&RequestError::NotServing))
+    );
+    w.settle();
+    assert!(
+        matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::NotServing))),
+        "S5: before the answer too"
+    );
+    w.run(100);
+    let id = w.read(0, 5);
+    w.settle();
+    assert_eq!(data(&w, 0, id), vec![5; BLOCK]);
+}
+
+#[test]
+fn a_hand_over_is_clean_and_quick() {
+    let mut w = World::healthy();
+    for block in 0..20 {
+        w.write(0, block * 1024, 3);
+    }
+    let (to, instance) = (w.nodes[1].id, w.nodes[1].instance);
+    w.event(0, |r, now| r.handle_hand_over(now, to, instance));
+    let parked = w.write(0, 1, 4);
+    w.settle();
+    assert!(matches!(w.nodes[0].replies.get(&parked), Some(Err(RequestError::NotServing))));
+    w.run(200);
+    assert!(w.nodes[0].hand_over_failed.is_empty(), "{:?}", w.nodes[0].hand_over_failed);
+    assert!(w.status(1).serving && !w.status(0).serving);
+    assert_eq!((w.config.reason, w.config.in_sync.len()), (EpochReason::HandedOver, 2));
+    let id = w.write(1, 1, 6);
+    w.run(100);
+    assert!(w.done(1, id) && w.equal());
+    assert_eq!(w.status(1).resynced_total.0, 0);
+}
+
+#[test]
+fn a_hand_over_in_doubt_is_ended_by_a_later_epoch() {
+    let mut w = World::healthy();
+    let (to, instance) = (w.nodes[1].id, w.nodes[1].instance);
+    w.no_commits = true;
+    w.event(0, |r, now| r.handle_hand_over(now, to, instance));
+    w.settle();
+    w.run(1000);
+    assert!(!w.status(0).serving && !w.status(1).serving, "S3");
+    w.run(1000);
+    // The hand-over is lost; the shrink that keeps everyone arrives.
+    w.proposals.retain(|p| matches!(p.change, base::Change::Shrink { .. }));
+    assert!(!w.proposals.is_empty());
+    w.no_commits = false;
+    w.run(300);
+    assert!(w.status(0).serving && w.config.in_sync.len() == 2);
+    assert_eq!(w.nodes[0].hand_over_failed.len(), 1);
+}
+
+#[test]
+fn stopping_hands_over() {
+    let mut w = World::healthy();
+    w.write(0, 1, 1);
+    w.event(0, |r, now| r.handle_stop(now));
+    w.run(500);
+    assert!(w.nodes[0].stopped && w.status(1).serving);
+    // The last one stops with an empty log: nothing is copied afterwards but what was written.
+    w.crash(0, || true);
+    let id = w.write(1, 2, 2);
+    w.run(1500);
+    assert!(w.done(1, id));
+    w.event(1, |r, now| r.handle_stop(now));
+    w.run(200);
+    assert!(w.nodes[1].stopped);
+    w.crash(1, || false);
+    w.start(1);
+    w.start(0);
+    w.settle();
+    w.promote(1);
+    w.run(3000);
+    assert!(w.status(1).serving && w.equal());
+    assert_eq!((w.config.in_sync.len(), w.status(1).resynced_total.0), (2, 4096));
+}
+
+#[test]
+fn compare_and_write_holds_its_range() {
+    let mut w = World::healthy();
+    let range = BlockRange { lba: Lba(8), blocks: 1 };
+    let first = w.request(0, Op::CompareAndWrite(range));
+    let second = w.request(0, Op::CompareAndWrite(range));
+    w.settle();
+    assert_eq!(w.nodes[0].compares.len(), 1, "S16: one at a time");
+    let (id, seen) = w.nodes[0].compares.remove(0);
+    assert_eq!((id.0, seen.as_slice()), (first, &[0u8; 512][..]));
+    w.event(0, |r, now| r.handle_compared(now, id, Some(Bytes::fill(1, 512))));
+    w.settle();
+    assert!(w.done(0, first));
+    let (id, seen) = w.nodes[0].compares.remove(0);
+    assert_eq!(seen.as_slice(), &[1; 512]);
+    w.event(0, |r, now| r.handle_compared(now, id, None));
+    w.settle();
+    assert!(matches!(w.nodes[0].replies.get(&second), Some(Ok(Answer::Miscompare))) && w.equal());
+}
+
+#[test]
+fn zeroing_is_replicated_without_payload() {
+    let mut w = World::healthy();
+    w.write(0, 10, 9);
+    w.settle();
+    let range = BlockRange { lba: Lba(80), blocks: 16 };
+    let id = w.request(0, Op::Zero { range, unmap: true });
+    assert!(w.wires[1].iter().all(|(_, _, payload)| payload.is_none()));
+    w.settle();
+    assert!(w.done(0, id) && w.equal() && w.nodes[1].data[10 * BLOCK] == 0);
+    let id = w.request(0, Op::Flush);
+    assert!(w.done(0, id));
+}
+
+#[test]
+fn requests_outside_the_volume_are_refused() {
+    let mut w = World::healthy();
+    let end = world::SIZE / 512;
+    for (lba, blocks) in [(end, 1), (end - 1, 2), (u64::MAX, 1), (0, 0), (0, u32::MAX)] {
+        let id = w.request(0, Op::Read(BlockRange { lba: Lba(lba), blocks }));
+        assert!(matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::OutOfRange))), "{lba} {blocks}");
+    }
+}
+
+#[test]
+fn a_request_that_has_not_started_can_be_aborted() {
+    let mut w = World::healthy();
+    let first = w.write(0, 1, 1);
+    let second = w.write(0, 1, 2);
+    w.event(0, |r, now| r.handle_abort(now, RequestId(second)));
+    assert!(matches!(w.nodes[0].replies.get(&second), Some(Err(RequestError::Aborted))));
+    w.disk(0, 0);
+    w.disk(0, 0);
+    w.event(0, |r, now| r.handle_abort(now, RequestId(first)));
+    assert!(!w.nodes[0].replies.contains_key(&first), "answered when settled");
+    w.settle();
+    assert!(w.done(0, first));
+}
+
+#[test]
+fn a_read_error_is_served_from_the_peer() {
+    let mut w = World::healthy();
+    w.write(0, 1, 1);
+    w.settle();
+    w.nodes[0].read_errors = true;
+    let id = w.read(0, 1);
+    w.settle();
+    assert_eq!(data(&w, 0, id), vec![1; BLOCK]);
+    w.crash(1, || true);
+    w.run(1500);
+    let id = w.read(0, 1);
+    w.settle();
+    assert!(matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::Medium))));
+}
+
+#[test]
+fn a_damaged_payload_never_reaches_the_disk() {
+    let mut w = World::healthy();
+    let id = w.write(0, 1, 1);
+    w.disk(0, 0);
+    w.disk(0, 0);
+    w.wires[1][0].2 = Some(Bytes::fill(2, BLOCK));
+    w.deliver(1);
+    assert!(w.nodes[1].pending.iter().all(|(_, op)| matches!(op, DiskOp::WriteMeta { .. })));
+    assert_eq!(w.status(1).checksum_errors, 1);
+    w.run(300);
+    assert!(w.done(0, id) && w.equal(), "S17: sent again");
+}
+
+#[test]
+fn a_lost_frame_ends_the_session_and_nothing_is_lost() {
+    let mut w = World::healthy();
+    let first = w.write(0, 1, 1);
+    w.disk(0, 0);
+    w.disk(0, 0);
+    w.wires[1].pop_front();
+    let second = w.write(0, 2, 2);
+    w.run(300);
+    assert!(w.done(0, first) && w.done(0, second) && w.equal());
+    assert!(w.nodes[1].problems.contains(&Problem::Protocol("a frame is missing or belongs elsewhere")));
+}
+
+#[test]
+fn a_target_is_marked_and_never_promoted() {
+    let mut w = World::healthy();
+    w.crash(1, || true);
+    w.write(0, 1, 1);
+    w.run(1500);
+    w.start(1);
+    w.no_commits = true;
+    w.run(500);
+    assert!(!w.status(1).usable, "S10");
+    w.crash(1, || true);
+    w.start(1);
+    w.settle();
+    assert!(!w.status(1).usable, "S10: durable");
+    w.no_commits = false;
+    w.run(2000);
+    assert!(w.status(1).usable && w.equal() && w.config.in_sync.len() == 2);
+}
+
+#[test]
+fn a_copy_that_went_back_in_time_gets_everything() {
+    let mut w = World::healthy();
+    let (meta, old) = (w.nodes[1].meta.clone(), w.nodes[1].data.clone());
+    w.write(0, 1, 1);
+    w.settle();
+    w.write(0, 9000, 1);
+    w.settle();
+    w.crash(1, || true);
+    w.nodes[1].meta = meta;
+    w.nodes[1].data = old;
+    w.start(1);
+    w.run(5000);
+    assert!(w.nodes[0].problems.contains(&Problem::FullResync), "S7");
+    assert!(w.equal() && w.config.in_sync.len() == 2);
+    assert_eq!(w.status(0).resynced_total.0, world::SIZE);
+}
+
+#[test]
+fn one_damaged_record_is_survived_two_are_refused() {
+    let mut w = World::healthy();
+    w.write(0, 1, 1);
+    w.settle();
+    w.crash(0, || true);
+    let meta = w.nodes[0].meta.clone();
+    let half = meta.len() / 2;
+    let records = half / RECORD_BYTES;
+    for record in 0..records {
+        for place in [0, half] {
+            w.nodes[0].meta = meta.clone();
+            w.nodes[0].meta[place + record * RECORD_BYTES + 77] ^= 0x10;
+            w.start(0);
+            w.nodes[0].replica = None;
+            w.nodes[0].pending.clear();
+        }
+        w.nodes[0].meta = meta.clone();
+        for place in [0, half] {
+            w.nodes[0].meta[place + record * RECORD_BYTES + 77] ^= 0x10;
+        }
+        let mut recovery = Recovery::new(world::identity(0), base::ByteCount(meta.len() as u64));
+        while let Some(read) = recovery.wanted() {
+            let at = usize::try_from(read.offset).unwrap();
+            recovery.supply(w.nodes[0].meta.get(at..at + read.len as usize));
+        }
+        let options = Options { instance: base::InstanceId(1), timing: world::timing() };
+        assert!(matches!(recovery.finish::<Bytes>(options), Err(OpenError::Damaged(_))), "record {record}");
+    }
+}
+
+#[test]
+fn old_epochs_are_not_obeyed() {
+    let mut w = World::healthy();
+    w.write(0, 1, 1);
+    w.disk(0, 0);
+    w.disk(0, 0);
+    // Node 1 learns a newer epoch before the frame arrives.
+    w.crash(0, || false);
+    w.promote(1);
+    w.commit(0);
+    w.tell_config(1);
+    assert_eq!(w.config.epoch, Epoch(w.nodes[1].knows.0));
+    w.settle();
+    assert_eq!(w.nodes[1].data[BLOCK], 0, "S4");
+}
