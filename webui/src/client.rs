@@ -13,6 +13,7 @@
 
 use crate::errors::ErrorBody;
 use crate::http::{self, Answered, HttpError};
+use crate::text::segment;
 use base::ByteCount;
 use base64::Engine;
 use control::api::{Event, Status};
@@ -257,32 +258,9 @@ fn read<T: DeserializeOwned>(answered: &Answered) -> Result<T, ClientError> {
         .map_err(|e| ClientError::new("internal", format!("the console's answer cannot be read: {e}")))
 }
 
-/// `text` as one segment of a path (RFC 3986 §3.3; the colon of an IQN may stay).
-fn segment(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    // A segment of dots would be folded away.
-    if out.bytes().all(|b| b == b'.') { out.replace('.', "%2E") } else { out }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn segments_stay_segments() {
-        for (text, path) in
-            [("iqn.2026-11.a:b", "iqn.2026-11.a:b"), ("a/b", "a%2Fb"), ("..", "%2E%2E"), ("ü", "%C3%BC")]
-        {
-            assert_eq!(segment(text), path);
-        }
-    }
 
     #[test]
     fn a_remote_console_needs_https_and_a_whole_fingerprint() {

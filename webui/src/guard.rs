@@ -68,24 +68,27 @@ pub(crate) async fn check(app: &Shared, request: &Parts) -> Result<Access, ApiEr
             "This node has no admin password yet. Open the console and choose one, or POST it to /api/v1/setup.",
         ));
     }
-    let headers = &request.headers;
-    let changes = changes_something(&request.method);
-    if let Some(token) = cookies::token(headers)
-        && let Some((id, token)) = app.sessions.find(token, Instant::now())
-    {
-        if changes {
-            csrf::require_ours(headers)?;
-        }
+    if let Some((id, token)) = session(app, request)? {
         return Ok(Access::Session(id, token));
     }
+    let headers = &request.headers;
     let Some((user, password)) = basic(headers) else {
         return Err(ApiError::new(ErrorKind::Unauthorized, "Sign in first."));
     };
-    if changes {
+    if changes_something(&request.method) {
         csrf::refuse_foreign(headers)?;
     }
     sign_in(app, peer, &user, &password).await?;
     Ok(Access::Direct)
+}
+
+/// The session of a request's cookie and its CSRF token. An error if another site made the browser send it.
+pub(crate) fn session(app: &Shared, request: &Parts) -> Result<Option<(SessionId, String)>, ApiError> {
+    let found = cookies::token(&request.headers).and_then(|token| app.sessions.find(token, Instant::now()));
+    if found.is_some() && changes_something(&request.method) {
+        csrf::require_ours(&request.headers)?;
+    }
+    Ok(found)
 }
 
 /// Checks a password under the limit of its address.

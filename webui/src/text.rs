@@ -20,11 +20,6 @@ pub(crate) fn stamp(at: u64) -> String {
     iso(at).replace('T', " ").replace('Z', " UTC")
 }
 
-/// `10:02:11 UTC`.
-pub(crate) fn clock(at: u64) -> String {
-    stamp(at).split_once(' ').map_or_else(String::new, |(_, time)| time.to_owned())
-}
-
 /// `1 h 5 min`, `2 min 10 s`, `8 s`: the two largest units.
 pub(crate) fn duration(seconds: u64) -> String {
     let parts = [
@@ -74,6 +69,20 @@ pub fn parse_size(text: &str) -> Result<ByteCount, String> {
     Ok(ByteCount(bytes))
 }
 
+/// `text` as one segment of a path (RFC 3986 §3.3; the colon of an IQN may stay).
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    // A segment of dots would be folded away.
+    if out.bytes().all(|b| b == b'.') { out.replace('.', "%2E") } else { out }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,10 +105,18 @@ mod tests {
     }
 
     #[test]
+    fn segments_stay_segments() {
+        for (text, path) in
+            [("iqn.2026-11.a:b", "iqn.2026-11.a:b"), ("a/b", "a%2Fb"), ("..", "%2E%2E"), ("ü", "%C3%BC")]
+        {
+            assert_eq!(segment(text), path);
+        }
+    }
+
+    #[test]
     fn times_and_durations() {
         assert_eq!(iso(0), "1970-01-01T00:00:00Z");
         assert_eq!(stamp(1_795_255_331), "2026-11-21 10:02:11 UTC");
-        assert_eq!(clock(1_795_255_331), "10:02:11 UTC");
         assert!(iso(u64::MAX).starts_with("9999"));
         for (seconds, text) in
             [(0, "0 s"), (8, "8 s"), (130, "2 min 10 s"), (3600, "1 h"), (90_061, "1 d 1 h")]

@@ -1,0 +1,138 @@
+//! Targets: what initiators see, and how to connect them.
+
+use super::confirm::Confirm;
+use super::form::Signed;
+use super::panels::{self, Panels};
+use super::shell::{Shell, Tab};
+use super::{Page, Viewer, back, html};
+use crate::app::Shared;
+use askama::Template;
+use axum::Extension;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use control::api::{Command, TargetStatus};
+use serde::Deserialize;
+
+#[derive(Template)]
+#[template(path = "targets.html")]
+struct TargetsPage {
+    shell: Shell,
+    panels: Panels,
+    targets: Vec<TargetStatus>,
+    volumes: Vec<String>,
+    stale: Option<String>,
+}
+
+/// The page.
+pub(super) async fn page(State(app): State<Shared>, Extension(viewer): Extension<Viewer>) -> Page {
+    let seen = app.seen();
+    let shell = Shell::new(&app, &viewer, Tab::Targets, "Targets");
+    let panels = panels::render(&seen)?;
+    let stale = panels::stale_mark(&seen);
+    let (targets, volumes) = seen.status.map(|s| (s.targets, s.volumes)).unwrap_or_default();
+    let volumes = volumes.into_iter().map(|v| v.name).collect();
+    html(&TargetsPage { shell, panels, targets, volumes, stale })
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewTarget {
+    iqn: String,
+}
+
+/// A new target.
+pub(super) async fn create(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Signed(new): Signed<NewTarget>,
+) -> Response {
+    let iqn = new.iqn.trim().to_owned();
+    let outcome = app.command(&Command::CreateTarget { iqn: iqn.clone() }).await;
+    back(&app, &viewer, "/targets", outcome, format!("Target {iqn} is created. Give it a LUN now."))
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewLun {
+    iqn: String,
+    // Text, as a flattened form hands every field over.
+    lun: String,
+    volume: String,
+}
+
+fn lun_number(text: &str) -> Result<u16, crate::errors::ApiError> {
+    text.trim().parse().map_err(|_| {
+        let message = format!("{text:?} is no LUN; it is a number from 0 to 16383.");
+        crate::errors::ApiError::new(crate::errors::ErrorKind::Invalid, message)
+    })
+}
+
+/// Shows a volume as a LUN.
+pub(super) async fn map(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Signed(new): Signed<NewLun>,
+) -> Response {
+    let done = format!("Volume {} is LUN {} now.", new.volume, new.lun.trim());
+    let outcome = match lun_number(&new.lun) {
+        Ok(lun) => app.command(&Command::MapLun { iqn: new.iqn, lun, volume: new.volume }).await,
+        Err(error) => Err(error),
+    };
+    back(&app, &viewer, "/targets", outcome, done)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Removal {
+    iqn: String,
+    /// Without it, the whole target.
+    lun: Option<String>,
+}
+
+/// Asks first.
+pub(super) async fn ask_remove(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Query(what): Query<Removal>,
+) -> Page {
+    let mut fields = vec![("iqn", what.iqn.clone())];
+    let (title, text, button) = match what.lun {
+        Some(lun) => {
+            fields.push(("lun", lun.clone()));
+            let text =
+                format!("Initiators lose LUN {lun} of {} at once. The volume and its data stay.", what.iqn);
+            (format!("Take LUN {lun} away?"), text, "Take the LUN away".to_owned())
+        }
+        None => {
+            let text =
+                format!("Initiators can no longer sign in to {}. Volumes and their data stay.", what.iqn);
+            ("Delete the target?".to_owned(), text, "Delete the target".to_owned())
+        }
+    };
+    html(&Confirm {
+        shell: Shell::new(&app, &viewer, Tab::Targets, &title),
+        text: vec![text, "A host that runs virtual machines from it sees its datastore vanish.".to_owned()],
+        action: "/targets/remove".to_owned(),
+        fields,
+        typed: None,
+        button,
+        danger: true,
+        cancel: "/targets".to_owned(),
+    })
+}
+
+/// Takes a LUN or a target away.
+pub(super) async fn remove(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Signed(what): Signed<Removal>,
+) -> Response {
+    let iqn = what.iqn.clone();
+    let (command, done) = match what.lun.as_deref().map(lun_number) {
+        None => (Ok(Command::DeleteTarget { iqn }), format!("Target {} is deleted.", what.iqn)),
+        Some(Ok(lun)) => (Ok(Command::UnmapLun { iqn, lun }), format!("LUN {lun} of {} is gone.", what.iqn)),
+        Some(Err(error)) => (Err(error), String::new()),
+    };
+    let outcome = match command {
+        Ok(command) => app.command(&command).await,
+        Err(error) => Err(error),
+    };
+    back(&app, &viewer, "/targets", outcome, done)
+}

@@ -1,0 +1,217 @@
+//! Volumes: create, look at, hand over, delete.
+
+use super::confirm::Confirm;
+use super::error::PageError;
+use super::form::Signed;
+use super::panels::{self, Panels, VolumeCard};
+use super::shell::{Shell, Tab};
+use super::{Page, Viewer, back, html};
+use crate::app::Shared;
+use crate::errors::{ApiError, ErrorKind};
+use crate::text::{self, segment};
+use askama::Template;
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use base::ByteCount;
+use control::api::{Command, Status, VolumeStatus};
+use control::settings::Role;
+use serde::Deserialize;
+
+#[derive(Template)]
+#[template(path = "volumes.html")]
+struct VolumesPage {
+    shell: Shell,
+    panels: Panels,
+    /// Space that every data node has left.
+    room: Option<ByteCount>,
+    stale: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "volume.html")]
+struct VolumePage {
+    shell: Shell,
+    card: VolumeCard,
+    meaning: &'static str,
+    bytes: u64,
+    dirty: ByteCount,
+    resynced: ByteCount,
+    luns: Vec<(String, u16)>,
+    stale: Option<String>,
+}
+
+/// The page.
+pub(super) async fn page(State(app): State<Shared>, Extension(viewer): Extension<Viewer>) -> Page {
+    let seen = app.seen();
+    html(&VolumesPage {
+        shell: Shell::new(&app, &viewer, Tab::Volumes, "Volumes").reloading(5),
+        panels: panels::render(&seen)?,
+        room: seen.status.as_ref().and_then(room),
+        stale: panels::stale_mark(&seen),
+    })
+}
+
+/// A new volume fits if each data node has the space.
+fn room(status: &Status) -> Option<ByteCount> {
+    let members = &status.cluster.as_ref()?.members;
+    members.iter().filter(|m| m.role == Role::Data).map(|m| m.free).min()
+}
+
+fn find<'a>(status: Option<&'a Status>, name: &str) -> Result<&'a VolumeStatus, PageError> {
+    let found = status.and_then(|s| s.volumes.iter().find(|v| v.name == name));
+    found.ok_or_else(|| PageError::new(ErrorKind::NotFound, format!("There is no volume {name}.")))
+}
+
+/// One volume.
+pub(super) async fn detail(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Path(name): Path<String>,
+) -> Page {
+    let seen = app.seen();
+    let volume = find(seen.status.as_ref(), &name)?;
+    let targets = seen.status.as_ref().map_or(&[][..], |s| &s.targets);
+    let luns = targets
+        .iter()
+        .flat_map(|t| t.luns.iter().filter(|l| l.volume == name).map(|l| (t.iqn.clone(), l.lun)))
+        .collect();
+    html(&VolumePage {
+        shell: Shell::new(&app, &viewer, Tab::Volumes, &format!("Volume {name}")).reloading(5),
+        card: VolumeCard::of(volume, seen.is_stale()),
+        meaning: super::words::volume(volume.state).meaning,
+        bytes: volume.size.0,
+        dirty: volume.dirty,
+        resynced: volume.resynced_total,
+        luns,
+        stale: panels::stale_mark(&seen),
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewVolume {
+    name: String,
+    size: String,
+}
+
+/// Creates one.
+pub(super) async fn create(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Signed(new): Signed<NewVolume>,
+) -> Response {
+    let name = new.name.trim().to_owned();
+    let outcome = match text::parse_size(&new.size) {
+        Ok(size) => app.command(&Command::CreateVolume { name: name.clone(), size }).await,
+        Err(message) => Err(ApiError::new(ErrorKind::Invalid, format!("{message}."))),
+    };
+    back(
+        &app,
+        &viewer,
+        "/volumes",
+        outcome,
+        format!("Volume {name} is created. Give it a LUN on the Targets page."),
+    )
+}
+
+/// Asks before a hand-over.
+pub(super) async fn ask_hand_over(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Path(name): Path<String>,
+) -> Page {
+    let seen = app.seen();
+    let volume = find(seen.status.as_ref(), &name)?;
+    let from = volume.primary.as_deref();
+    let Some(to) = volume.in_sync.iter().find(|n| Some(n.as_str()) != from) else {
+        let text =
+            format!("No other node is in sync with volume {name}, so there is nobody to hand it over to.");
+        return Err(PageError::new(ErrorKind::Refused, text));
+    };
+    let from = from.unwrap_or("no node");
+    html(&Confirm {
+        shell: Shell::new(&app, &viewer, Tab::Volumes, &format!("Hand {name} over to node {to}?")),
+        text: vec![
+            format!("Node {from} finishes and flushes what it was given, then node {to} serves the volume."),
+            "Initiators pause for a moment and reconnect at the same address. Both copies stay in sync; no data moves."
+                .to_owned(),
+        ],
+        action: format!("/volumes/{}/handover", segment(&name)),
+        fields: vec![("to", to.clone())],
+        typed: None,
+        button: format!("Hand over to {to}"),
+        danger: false,
+        cancel: "/".to_owned(),
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct HandOver {
+    to: String,
+}
+
+/// Does it.
+pub(super) async fn hand_over(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Path(volume): Path<String>,
+    Signed(form): Signed<HandOver>,
+) -> Response {
+    let done = format!("Volume {volume} is served by node {} now.", form.to);
+    let outcome = app.command(&Command::HandOver { volume, to: Some(form.to) }).await;
+    back(&app, &viewer, "/", outcome, done)
+}
+
+/// Asks before a deletion.
+pub(super) async fn ask_delete(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Path(name): Path<String>,
+) -> Page {
+    let seen = app.seen();
+    let volume = find(seen.status.as_ref(), &name)?;
+    html(&Confirm {
+        shell: Shell::new(&app, &viewer, Tab::Volumes, &format!("Delete volume {name}?")),
+        text: vec![
+            format!(
+                "All its data, {} on {} nodes, is lost. There is no way back.",
+                volume.size,
+                volume.replicas.len()
+            ),
+            "A volume that is a LUN of a target is not deleted; take the LUN away first.".to_owned(),
+        ],
+        action: format!("/volumes/{}/delete", segment(&name)),
+        fields: Vec::new(),
+        typed: Some(name.clone()),
+        button: "Delete the volume and its data".to_owned(),
+        danger: true,
+        cancel: format!("/volumes/{}", segment(&name)),
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct Deletion {
+    confirm: String,
+}
+
+/// Does it.
+pub(super) async fn delete(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Path(name): Path<String>,
+    Signed(form): Signed<Deletion>,
+) -> Response {
+    if form.confirm.trim() != name {
+        let error =
+            ApiError::new(ErrorKind::Invalid, format!("The name typed is not {name}; nothing was deleted."));
+        return back(
+            &app,
+            &viewer,
+            &format!("/volumes/{}", segment(&name)),
+            Err::<(), _>(error),
+            String::new(),
+        );
+    }
+    let outcome = app.command(&Command::DeleteVolume { name: name.clone() }).await;
+    back(&app, &viewer, "/volumes", outcome, format!("Volume {name} is deleted."))
+}
