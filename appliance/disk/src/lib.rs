@@ -4,7 +4,7 @@
 //! - [`Buffer`], [`BufferMut`], [`BufferPool`]: aligned memory that crosses the data path without a copy.
 //! - [`Disk`]: one block device or file, opened for this process alone.
 //! - [`Space`]: a contiguous space in pieces on disks; what all I/O is addressed to.
-//! - [`Ring`]: requests in flight, one ring per storage thread; io_uring, or threads where that is refused.
+//! - [`Ring`]: requests in flight, one ring per storage thread; io_uring, or threads where that is refused or slower.
 //! - [`Pool`]: labels and allocation tables; gives a volume its meta and data [`Space`].
 //!
 //! The flow of a write: [`BufferPool::take`] → fill → [`BufferMut::freeze`] → [`Ring::write`] on the volume's data space →

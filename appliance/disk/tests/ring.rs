@@ -160,7 +160,7 @@ fn more_requests_than_the_queue_holds_all_end_once() {
         let disk = disk(&directory, &number.to_string(), 8);
         let space = Space::of_disk(&disk);
         let pool = BufferPool::default();
-        let mut ring = Ring::new(&RingConfig { entries: 2, fallback_threads: 3, ..*config }).unwrap();
+        let mut ring = Ring::new(&RingConfig { entries: 2, threads: 3, ..*config }).unwrap();
         for token in 0..1000 {
             let mut buffer = pool.take(4096).unwrap();
             buffer.as_mut_slice().fill(u8::try_from(token % 251).unwrap());

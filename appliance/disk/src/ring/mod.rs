@@ -31,7 +31,7 @@ mod uring;
 mod workers;
 
 use crate::buffer::{Buffer, BufferMut, BufferPool};
-use crate::disk::{Disk, ZeroMode};
+use crate::disk::{Disk, DiskKind, ZeroMode};
 use crate::error::DiskError;
 use crate::space::{Piece, Space};
 pub use readiness::Readiness;
@@ -56,10 +56,9 @@ const MOST_ALIGNED: u64 = 4096;
 pub struct RingConfig {
     /// Submission queue entries; twice as many transfers may be in flight, more are queued.
     pub entries: u32,
-    /// Threads for zeroing when io_uring does the rest.
-    pub zeroing_threads: usize,
-    /// Threads when io_uring is refused: bounds the queue depth that the disks see.
-    pub fallback_threads: usize,
+    /// Most threads for what io_uring does not do (well), or for everything where it is refused: bounds the queue
+    /// depth that the disks see then. Started when needed.
+    pub threads: usize,
     /// Use threads even where io_uring works (tests, comparison).
     pub force_threads: bool,
     /// Longest single transfer in bytes; longer requests go piece by piece.
@@ -68,13 +67,7 @@ pub struct RingConfig {
 
 impl Default for RingConfig {
     fn default() -> Self {
-        Self {
-            entries: 256,
-            zeroing_threads: 2,
-            fallback_threads: 16,
-            force_threads: false,
-            max_transfer_bytes: 1 << 30,
-        }
+        Self { entries: 256, threads: 16, force_threads: false, max_transfer_bytes: 1 << 30 }
     }
 }
 
@@ -153,12 +146,9 @@ impl Ring {
     /// A ring of its own for the calling thread. Where the system refuses io_uring (seccomp in containers,
     /// `kernel.io_uring_disabled`), threads do the work behind the same calls, and a warning is logged.
     pub fn new(config: &RingConfig) -> Result<Self, DiskError> {
-        let mut workers = Workers::new(config.zeroing_threads.max(1))
+        let workers = Workers::new(config.threads.max(1))
             .map_err(|e| DiskError::system("set up the disk threads' wake counter", e))?;
         let uring = if config.force_threads { None } else { set_up_uring(config.entries) };
-        if uring.is_none() {
-            workers.set_max_threads(config.fallback_threads.max(1));
-        }
         let bounces = BufferPool::default();
         let mut zeroes = bounces.take_urgent(ZEROES_BYTES)?;
         zeroes.as_mut_slice().fill(0);
@@ -414,7 +404,7 @@ impl Ring {
     fn start(&mut self, index: usize) -> bool {
         let Some(task) = self.tasks.get(index) else { return true };
         match &mut self.uring {
-            Some(uring) if !matches!(task.verb(), Verb::Zero(_)) => {
+            Some(uring) if !needs_thread(task) => {
                 uring.start(index, task, self.max_transfer_bytes)
                     || (uring.enter(false).is_ok() && uring.start(index, task, self.max_transfer_bytes))
             }
@@ -514,6 +504,17 @@ impl AsFd for Ring {
 impl AsRawFd for Ring {
     fn as_raw_fd(&self) -> RawFd {
         self.uring.as_ref().map_or_else(|| self.workers.wake_fd().as_raw_fd(), Uring::raw_fd)
+    }
+}
+
+/// Transfers that a thread of ours does better than io_uring. Zeroing: the kernel would use a thread too, and knows
+/// no command for it on older versions. Synchronous writes to a file: the kernel ends them on a shared work queue, where
+/// they were seen to wait five times as long on a busy machine; block devices end them at the interrupt.
+fn needs_thread(task: &Task) -> bool {
+    match task.verb() {
+        Verb::Zero(_) => true,
+        Verb::Write { durable } => task.disk.kind() == DiskKind::File && (durable || !task.disk.is_direct()),
+        Verb::Read | Verb::Sync => false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Threads for what blocks: everything where io_uring is refused, zeroing where it is not.
+//! Threads for what blocks: everything where io_uring is refused, some of it where it is not.
 //!
 //! Jobs carry plain addresses, as submissions to the kernel do; the ring keeps the memory alive until it has taken
 //! the job's result, and waits for all results before it goes.
@@ -61,10 +61,6 @@ impl Workers {
         let shared =
             Shared { queue: Mutex::default(), available: Condvar::new(), done: Mutex::default(), wake };
         Ok(Self { shared: Arc::new(shared), threads: Vec::new(), max_threads, outstanding: 0 })
-    }
-
-    pub(super) fn set_max_threads(&mut self, max_threads: usize) {
-        self.max_threads = max_threads;
     }
 
     pub(super) fn outstanding(&self) -> usize {
