@@ -222,11 +222,12 @@ impl Bitmap {
 
     fn ask(&mut self, index: u32, upto: impl Fn(&Page) -> u64) -> bool {
         let Some(page) = self.pages.get_mut(index as usize) else { return false };
-        let due = upto(page) > page.record.wanted();
-        if due {
+        let change = upto(page);
+        if change > page.record.wanted() {
             page.record.touch();
         }
-        due
+        // One that recovery found in one place only has been asked for, but nobody has begun to write it.
+        !page.record.is_durable(change)
     }
 
     /// Asks for every page with unsaved changes (set, or cleared too) to be written; returns their indices.
