@@ -1,0 +1,184 @@
+//! What goes wrong, and how it is put right again.
+
+use crate::check::Liveness;
+use crate::rng::MS;
+use crate::scenario::FaultKind;
+use crate::world::{CalmState, Event, NAMES, NODES, Phase, ToStorage, World, trace};
+
+impl World {
+    /// Faults from now on, until the round's time is over.
+    pub(crate) fn begin_chaos(&mut self) {
+        let length = self.rng.ms(self.scenario.chaos_ms.clone());
+        self.chaos_until = self.now + length;
+        trace!(self, "--- round {} of faults, {:?} ---", self.round, self.scenario.focus);
+        let delay = self.scenario.fault_gap(&mut self.rng);
+        self.after(delay, Event::Fault { round: self.round });
+    }
+
+    pub(crate) fn next_fault(&mut self, round: u64) {
+        if round != self.round || self.phase != Phase::Chaos {
+            return;
+        }
+        if self.now >= self.chaos_until {
+            return self.heal();
+        }
+        let kind = self.rng.pick(&self.scenario.faults);
+        trace!(self, "FAULT {kind:?}");
+        self.outcome.faults += 1;
+        self.inflict(kind);
+        let delay = self.scenario.fault_gap(&mut self.rng);
+        self.after(delay, Event::Fault { round });
+    }
+
+    fn inflict(&mut self, kind: FaultKind) {
+        let node = self.victim();
+        match kind {
+            FaultKind::RestartStorage => self.restart_storage(node),
+            FaultKind::RestartManager => {
+                let node = usize::try_from(self.rng.within(0..3)).unwrap();
+                self.crash_manager(node);
+                let delay = self.rng.ms(20..2000);
+                self.after(delay, Event::StartManager { node });
+            }
+            FaultKind::PowerCut => self.cut_power(node),
+            FaultKind::PowerCutBoth => {
+                self.cut_power(0);
+                self.cut_power(1);
+                if self.rng.chance(50) {
+                    self.cut_power(2);
+                }
+            }
+            FaultKind::Pause => {
+                let length = self.rng.ms(100..6000);
+                let hidden = self.rng.chance(50);
+                let node = if self.rng.chance(15) { 2 } else { node };
+                if !self.nodes[node].machine.paused(self.now) {
+                    trace!(self, "{} pauses for {} ms, hidden {hidden}", NAMES[node], length / MS);
+                    self.nodes[node].machine.pause(self.now, length, hidden);
+                }
+            }
+            FaultKind::CutOneWay => self.cut_one_way(),
+            FaultKind::Isolate => self.isolate(),
+            FaultKind::CutMirror => {
+                let until = self.now + self.rng.ms(50..4000);
+                self.blocked.mirror[0][1] = until;
+                self.blocked.mirror[1][0] = until;
+                if self.rng.chance(50) {
+                    self.break_mirror();
+                }
+            }
+            FaultKind::BreakConnection => self.break_mirror(),
+            FaultKind::SlowDisk => self.nodes[node].slow_disk_until = self.now + self.rng.ms(200..4000),
+            FaultKind::SlowLink => {
+                let node = usize::try_from(self.rng.within(0..2)).unwrap();
+                self.nodes[node].slow_link_until = self.now + self.rng.ms(500..5000);
+            }
+            FaultKind::NoLeader => {
+                self.elections_blocked_until = self.now + self.rng.ms(500..4000);
+                for voter in &mut self.raft.voters {
+                    voter.leads = false;
+                }
+            }
+            FaultKind::HandOver => self.ask_for_hand_over(),
+            FaultKind::Stop => {
+                if let Some(storage) = &self.nodes[node].storage {
+                    let instance = storage.instance;
+                    self.after(0, Event::ToStorage { node, instance, message: ToStorage::Stop });
+                    // It stops at once, or a supervisor loses patience.
+                    let patience = self.rng.ms(3000..8000);
+                    self.after(patience, Event::Kill { node, instance });
+                }
+            }
+        }
+    }
+
+    /// A data node; the primary more often than not.
+    fn victim(&mut self) -> usize {
+        let primary = self.config().primary.map_or(0, crate::world::index);
+        if self.rng.chance(60) { primary } else { usize::try_from(self.rng.within(0..2)).unwrap() }
+    }
+
+    fn restart_storage(&mut self, node: usize) {
+        self.crash_storage(node, false);
+        // Mostly faster than the peer time-out.
+        let delay = self.rng.delay(10..400, 200, 400..3000);
+        self.after(delay, Event::StartStorage { node });
+    }
+
+    fn cut_power(&mut self, node: usize) {
+        self.crash_manager(node);
+        if node < 2 {
+            self.crash_storage(node, true);
+        }
+        let delay = self.rng.ms(200..5000);
+        self.after(delay, Event::StartManager { node });
+        if node < 2 {
+            let storage = delay + self.rng.ms(0..500);
+            self.after(storage, Event::StartStorage { node });
+        }
+    }
+
+    fn cut_one_way(&mut self) {
+        let from = usize::try_from(self.rng.within(0..3)).unwrap();
+        let to = (from + usize::try_from(self.rng.within(1..3)).unwrap()) % NODES;
+        let until = self.now + self.rng.ms(200..6000);
+        self.blocked.cluster[from][to] = until;
+        if from < 2 && to < 2 && self.rng.chance(60) {
+            self.blocked.mirror[from][to] = until;
+        }
+    }
+
+    /// One node is cut off from the others; the mirror may hold.
+    fn isolate(&mut self) {
+        let node = usize::try_from(self.rng.within(0..3)).unwrap();
+        let until = self.now + self.rng.ms(500..6000);
+        let spare = self.rng.chance(40).then(|| (node + 1) % NODES);
+        for other in (0..NODES).filter(|other| *other != node && Some(*other) != spare) {
+            self.blocked.cluster[node][other] = until;
+            self.blocked.cluster[other][node] = until;
+        }
+        if node < 2 && self.rng.chance(60) {
+            self.blocked.mirror[node][1 - node] = until;
+            self.blocked.mirror[1 - node][node] = until;
+        }
+    }
+
+    fn break_mirror(&mut self) {
+        let sessions: Vec<_> =
+            self.network.sessions.iter().filter(|(_, s)| !s.broken).map(|(id, _)| *id).collect();
+        for session in sessions {
+            let notice = self.rng.delay(0..50, 300, 50..4000);
+            trace!(self, "{session:?} breaks");
+            self.break_connection(session, notice);
+        }
+    }
+
+    /// No new faults, and what is down starts; everything works once the last fault has run out.
+    fn heal(&mut self) {
+        let mut healed = self.now.max(self.elections_blocked_until);
+        for until in self.blocked.cluster.iter().flatten().chain(self.blocked.mirror.iter().flatten()) {
+            healed = healed.max(*until);
+        }
+        for node in 0..NODES {
+            let this = &self.nodes[node];
+            healed =
+                healed.max(this.machine.paused_until).max(this.slow_disk_until).max(this.slow_link_until);
+            self.after(MS, Event::StartManager { node });
+            if node < 2 {
+                self.after(2 * MS, Event::StartStorage { node });
+            }
+        }
+        trace!(self, "--- no more faults, healed at {} ms ---", healed / MS);
+        self.phase = Phase::Calm(CalmState::Recovering);
+        self.liveness = Some(Liveness::new(healed));
+    }
+
+    /// A process that was told to stop and did not.
+    pub(crate) fn kill(&mut self, node: usize, instance: base::InstanceId) {
+        if self.nodes[node].storage.as_ref().is_some_and(|s| s.instance == instance) {
+            self.crash_storage(node, false);
+            let delay = self.rng.ms(10..500);
+            self.after(delay, Event::StartStorage { node });
+        }
+    }
+}

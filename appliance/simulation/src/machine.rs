@@ -1,0 +1,63 @@
+//! A node's clocks: drifting, and after a pause either jumping or knowing nothing of it.
+
+use crate::rng::{Nanos, Rng};
+use base::Monotonic;
+use cluster::lease::Clocks;
+
+/// Two nodes' clocks differ by at most twice this over a lease: just within the drift allowance (75 of 1500 ms).
+const MAX_DRIFT_PPM: u64 = 24_000;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    boot_offset: u64,
+    host_offset: u64,
+    /// Nanoseconds per million nanoseconds of true time.
+    rate: u64,
+    /// True time that the boot clock did not count.
+    uncounted: Nanos,
+    pub(crate) paused_until: Nanos,
+}
+
+impl Machine {
+    pub(crate) fn new(rng: &mut Rng) -> Self {
+        let rate = 1_000_000 - MAX_DRIFT_PPM + rng.within(0..2 * MAX_DRIFT_PPM + 1);
+        Self {
+            boot_offset: rng.ms(1_000..1_000_000),
+            host_offset: rng.ms(1_000_000_000..2_000_000_000),
+            rate: if rng.chance(30) { 1_000_000 } else { rate },
+            uncounted: 0,
+            paused_until: 0,
+        }
+    }
+
+    pub(crate) fn boot(&self, now: Nanos) -> Monotonic {
+        Monotonic(self.boot_offset + scaled(now - self.uncounted, self.rate))
+    }
+
+    pub(crate) fn clocks(&self, now: Nanos) -> Clocks {
+        // The host's clock is the better one; over one renewal the two stay together.
+        Clocks { boot: self.boot(now), host: Monotonic(self.host_offset + now) }
+    }
+
+    /// The true time at which the boot clock will show `boot`, if nothing comes between.
+    pub(crate) fn true_time(&self, boot: Monotonic) -> Nanos {
+        let counted = u128::from(boot.0.saturating_sub(self.boot_offset)) * 1_000_000 / u128::from(self.rate);
+        u64::try_from(counted).unwrap() + self.uncounted + 1
+    }
+
+    /// The hypervisor stops the VM. With `hidden` the guest's clock goes on afterwards as if nothing had been.
+    pub(crate) fn pause(&mut self, now: Nanos, length: Nanos, hidden: bool) {
+        self.paused_until = now + length;
+        if hidden {
+            self.uncounted += length;
+        }
+    }
+
+    pub(crate) fn paused(&self, now: Nanos) -> bool {
+        now < self.paused_until
+    }
+}
+
+fn scaled(time: Nanos, rate: u64) -> u64 {
+    u64::try_from(u128::from(time) * u128::from(rate) / 1_000_000).unwrap()
+}

@@ -1,0 +1,47 @@
+//! The checks are checked: each rule, broken on purpose, must be noticed by a checker within a few seeds.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use futago_replication::Sabotage;
+use futago_simulation::{Break, Focus, Options, run};
+
+/// Seeds within which a broken rule must show.
+const WITHIN: u64 = 600;
+
+fn must_show(rule: &str, sabotage: Break, focus: Focus) {
+    for seed in 0..WITHIN {
+        let outcome = run(Options { seed, focus: Some(focus), sabotage, ..Options::default() });
+        if let Some(found) = outcome.violation {
+            println!("{rule} broken: seed {seed} breaks {}: {}", found.invariant, found.text);
+            assert!(
+                found.invariant.starts_with('I'),
+                "an invariant of safety.md is to notice, not {}",
+                found.invariant
+            );
+            return;
+        }
+    }
+    panic!("{rule} was broken and {WITHIN} seeds did not notice");
+}
+
+macro_rules! broken {
+    ($($name:ident: $rule:expr, $sabotage:expr, $focus:ident;)+) => {$(
+        #[test]
+        fn $name() {
+            must_show($rule, $sabotage, Focus::$focus);
+        }
+    )+};
+}
+
+broken! {
+    s2_answer_without_shrink: "S2", Break::Replica(Sabotage::AnswerWithoutShrink), LateCommits;
+    s4_obey_stale: "S4", Break::Replica(Sabotage::ObeyStale), SlowPeerDisk;
+    s5_ignore_lease: "S5", Break::Replica(Sabotage::IgnoreLease), StaleVoters;
+    s5_ignore_uncommitted: "S5", Break::IgnoreUncommitted, StaleVoters;
+    s5_ignore_pauses: "S5", Break::IgnorePauses, Pauses;
+    s6_serve_after_restart: "S6", Break::Replica(Sabotage::ServeAfterRestart), FastRestarts;
+    s6_keep_instance: "S6", Break::KeepInstance, FastRestarts;
+    s7_forget_targets_part: "S7", Break::Replica(Sabotage::ForgetTargetsPart), PowerCuts;
+    s8_answer_while_growing: "S8", Break::Replica(Sabotage::AnswerWhileGrowing), LateCommits;
+    s9_skip_activity_log: "S9", Break::Replica(Sabotage::SkipActivityLog), PowerCuts;
+    s18_overlap: "S18", Break::Replica(Sabotage::Overlap), Mixed;
+}

@@ -1,0 +1,81 @@
+//! The checked seeds, and single ones on demand.
+//!
+//! - `FUTAGO_SIM_SEED=n`: `one_seed` runs that seed with its whole trace printed.
+//! - `FUTAGO_SIM_SEEDS=count`: that many seeds in all, instead of 2,400; `FUTAGO_SIM_FROM=n`: the first of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use futago_simulation::{Options, Trace, explain, run};
+
+const PARTS: u64 = 8;
+const SEEDS: u64 = 2400;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+fn part(n: u64) {
+    let seeds = number("FUTAGO_SIM_SEEDS").unwrap_or(SEEDS);
+    let first = number("FUTAGO_SIM_FROM").unwrap_or(0);
+    let (mut requests, mut answered, mut faults, mut epochs, mut slowest) = (0, 0, 0, 0, 0);
+    let mut broken = Vec::new();
+    for seed in (first..first + seeds).filter(|seed| seed % PARTS == n) {
+        let outcome = run(Options { seed, ..Options::default() });
+        if let Some(found) = outcome.violation {
+            broken.push((seed, found));
+        }
+        requests += outcome.requests;
+        answered += outcome.answered;
+        faults += outcome.faults;
+        epochs += outcome.epochs;
+        slowest = slowest.max(outcome.recovered_ms);
+    }
+    println!(
+        "{faults} faults, {epochs} epochs, {answered} of {requests} requests answered, in sync again within {slowest} ms"
+    );
+    for (seed, found) in &broken {
+        println!("seed {seed}: {} broken: {}", found.invariant, found.text);
+    }
+    if let Some((seed, _)) = broken.first() {
+        panic!("{}", explain(Options { seed: *seed, ..Options::default() }).unwrap_err());
+    }
+    assert!(answered * 2 > requests, "the volume was hardly served at all");
+}
+
+macro_rules! parts {
+    ($($name:ident: $n:expr,)+) => {$(
+        #[test]
+        fn $name() {
+            part($n);
+        }
+    )+};
+}
+
+parts! {
+    seeds_0: 0,
+    seeds_1: 1,
+    seeds_2: 2,
+    seeds_3: 3,
+    seeds_4: 4,
+    seeds_5: 5,
+    seeds_6: 6,
+    seeds_7: 7,
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = number("FUTAGO_SIM_SEED") else { return };
+    let outcome = run(Options { seed, trace: Trace::Print, ..Options::default() });
+    println!("{outcome:?}");
+    assert!(outcome.violation.is_none());
+}
+
+/// The same seed makes the same run: else a failure could not be looked into.
+#[test]
+fn runs_repeat() {
+    for seed in 0..5 {
+        let once = run(Options { seed, trace: Trace::Tail(50), ..Options::default() });
+        let again = run(Options { seed, trace: Trace::Tail(50), ..Options::default() });
+        assert_eq!(once.trace, again.trace, "seed {seed}");
+    }
+}
