@@ -160,7 +160,7 @@ fn any_flipped_bit_in_one_copy_is_found_and_mended() {
         }
     }
     // The runs themselves, behind the table's header.
-    for offset in 4096..4096 + 128 {
+    for offset in (4096..4096 + 128).step_by(7) {
         flip(&path, TABLES[1] + offset, u8::try_from(offset % 8).unwrap());
         assert_eq!(open(&[&path]).unwrap().lookup(VOLUME), expected);
         assert!(head_of(&path) == whole);
