@@ -1,5 +1,6 @@
 //! End-to-end scenarios: real processes, sockets, disks, initiators, browsers and VMs.
 //!
+//! - [`browser`]: a headless Chromium, driven by WebDriver.
 //! - [`demo`]: starts `futago demo` in a directory of its own and drives it as an outside program would.
 //! - [`checker`]: remembers every acknowledged block and tells a lost one.
 //! - [`image`]: a file system image full of real files, and the proof that a copy holds them.
@@ -12,6 +13,7 @@
 //! Each scenario stands in a file of its own below `tests/`. Test code only: it may unwrap.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod browser;
 pub mod checker;
 pub mod demo;
 pub mod image;

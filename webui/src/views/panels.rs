@@ -139,6 +139,8 @@ struct NodeCard {
     role: &'static str,
     state: State,
     serving: bool,
+    /// What is shown of it is old.
+    away: bool,
     leads: bool,
     here: bool,
     address: String,
@@ -317,6 +319,7 @@ fn node_card(member: &MemberStatus, cluster: &ClusterStatus, status: Option<&Sta
         },
         state,
         serving: member.serving,
+        away: !member.online,
         leads: cluster.leader.as_deref() == Some(member.name.as_str()),
         here: status.is_some_and(|s| s.node == member.name),
         address: member.address.to_string(),

@@ -1,0 +1,286 @@
+//! The console in a real browser: first password, sign-in, the overview, a resync bar that moves by itself, a
+//! hand-over, and what is shown when the cluster manager falls silent. The console is the product's; the cluster
+//! manager behind it is one that the test moves.
+//!
+//! With `FUTAGO_PICTURES=DIR` the test leaves pictures of the pages there.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../../../webui/tests/fake/mod.rs"]
+mod fake;
+
+use base::ByteCount;
+use control::api::{Command, ResyncStatus, VolumeState};
+use control::settings::Role;
+use fake::{Fake, World};
+use futago_e2e::browser::Browser;
+use serde_json::json;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const PASSWORD: &str = "correct horse battery";
+
+/// Starts a console for `dir` in a thread that lives as long as the test process.
+fn console(dir: &Path) -> String {
+    let settings = fake::settings(dir);
+    let owned = dir.to_owned();
+    std::thread::spawn(move || webui::run(&owned).unwrap());
+    let start = Instant::now();
+    while !dir.join(control::paths::WEB_SOCKET).exists() {
+        assert!(start.elapsed() < Duration::from_secs(20), "no console");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    format!("https://{}:{}", settings.address, settings.ports.web)
+}
+
+/// Pictures of the page at three widths and in both schemes, if they are asked for.
+fn picture(browser: &Browser, name: &str) {
+    let Some(dir) = std::env::var_os("FUTAGO_PICTURES") else { return };
+    std::fs::create_dir_all(&dir).unwrap();
+    for (label, width, dark) in
+        [("wide", 1280, false), ("wide-dark", 1280, true), ("phone", 390, false), ("phone-dark", 390, true)]
+    {
+        browser.picture(&Path::new(&dir).join(format!("{name}-{label}.png")), width, dark);
+    }
+    browser.devtools("Emulation.clearDeviceMetricsOverride", &json!({}));
+    browser.devtools("Emulation.setEmulatedMedia", &json!({ "features": [] }));
+}
+
+/// Node b came back: it is brought up to date, `percent` of the way.
+fn resyncing(world: &mut World, percent: u32) {
+    let volume = &mut world.status.volumes[0];
+    volume.state = VolumeState::Resyncing;
+    volume.in_sync = vec!["a".into()];
+    let total = ByteCount::gib(12).0;
+    let left = ByteCount(total / 100 * u64::from(100 - percent));
+    let rate = 117 << 20;
+    volume.resync = Some(ResyncStatus {
+        source: "a".into(),
+        target: "b".into(),
+        percent,
+        bytes_left: left,
+        bytes_per_s: rate,
+        eta_s: Some(left.0 / rate),
+    });
+    volume.dirty = left;
+}
+
+fn percent_shown(browser: &Browser) -> u64 {
+    let shown = browser.script("return document.querySelector('.resync progress')?.value ?? 0", &json!([]));
+    shown.as_u64().unwrap_or_default()
+}
+
+#[test]
+fn an_administrator_at_the_console() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::start(dir.path(), fake::healthy());
+    let url = console(dir.path());
+    let browser = Browser::start();
+
+    first_password_and_sign_in(&browser, &url);
+    overview(&browser, &fake, &url);
+    resync_bar_moves_by_itself(&browser, &fake);
+    hand_over(&browser, &fake);
+    volumes_and_targets(&browser, &fake, &url);
+    pairing(&browser, &fake, &url);
+    silence(&browser, &fake, &url);
+    sign_out(&browser, &url);
+
+    let complaints = browser.complaints();
+    let serious: Vec<_> = complaints.iter().filter(|m| !m.contains("401")).collect();
+    assert!(serious.is_empty(), "the browser complains: {serious:?}");
+}
+
+fn first_password_and_sign_in(browser: &Browser, url: &str) {
+    browser.open(&format!("{url}/volumes"));
+    assert!(browser.url().ends_with("/setup"), "nothing but set-up answers: {}", browser.url());
+    picture(browser, "setup");
+    browser.fill("#password", PASSWORD);
+    browser.fill("#again", "something else");
+    browser.click("button.primary");
+    browser.wait_text("[role=alert]", "differ");
+    browser.fill("#password", PASSWORD);
+    browser.fill("#again", PASSWORD);
+    browser.click("button.primary");
+    browser.find("#panel-headline");
+
+    browser.click("form.out button");
+    browser.find("#password");
+    browser.open(&format!("{url}/nodes"));
+    browser.fill("#password", "wrong password");
+    browser.click("button.primary");
+    browser.wait_text("[role=alert]", "Wrong password");
+    picture(browser, "login");
+    browser.fill("#password", PASSWORD);
+    browser.click("button.primary");
+    browser.find("#panel-nodes");
+    assert!(browser.url().ends_with("/nodes"), "back to where one wanted to go");
+}
+
+fn overview(browser: &Browser, fake: &Fake, url: &str) {
+    browser.open(url);
+    browser.wait_text("#panel-headline", "Everything is mirrored");
+    for (css, text) in [
+        ("#panel-volumes", "demo"),
+        ("#panel-volumes", "Healthy"),
+        ("#panel-volumes", "200 GiB"),
+        ("#panel-nodes", "witness"),
+        ("#panel-connect", "127.0.0.50:3260"),
+        ("#panel-connect", "iqn.2026-11.local.futago:demo"),
+        ("#panel-services", "Cluster manager"),
+        ("#panel-events", "serves volume demo"),
+    ] {
+        browser.wait_text(css, text);
+    }
+    picture(browser, "overview");
+    let serving = |world: &mut World, online| {
+        let cluster = world.status.cluster.as_mut().unwrap();
+        cluster.members.iter_mut().filter(|m| m.name == "b").for_each(|m| m.online = online);
+        world.status.volumes[0].state = if online { VolumeState::Healthy } else { VolumeState::Degraded };
+        world.status.volumes[0].in_sync =
+            if online { vec!["a".into(), "b".into()] } else { vec!["a".into()] };
+    };
+    fake.edit(|w| {
+        serving(w, false);
+        w.status
+            .problems
+            .push("Node b: disk /dev/sdb does not answer since 10:02; its copy is detached.".into());
+        let number = w.events.len() as u64 + 1;
+        w.events.push(control::api::Event {
+            number,
+            at: fake::now(),
+            severity: "error".into(),
+            text: "Node b fell silent; volume demo goes on with the copy on a.".into(),
+        });
+    });
+    browser.wait_text("#panel-headline", "without full protection");
+    browser.wait_text("#panel-nodes", "Offline");
+    picture(browser, "degraded");
+    fake.edit(|w| {
+        serving(w, true);
+        w.status.problems.clear();
+    });
+    assert_eq!(fake.edit(|w| w.status.cluster.as_ref().unwrap().members[2].role), Role::Witness);
+}
+
+fn resync_bar_moves_by_itself(browser: &Browser, fake: &Fake) {
+    fake.edit(|w| resyncing(w, 7));
+    browser.wait_text("#panel-volumes", "Resyncing");
+    browser.wait_text(".resync", "117 MiB/s");
+    browser.wait_text(".resync", "left");
+    // The element stays the same while it moves: focus and transitions survive.
+    browser.script("document.querySelector('.resync progress').mine = 'yes'", &json!([]));
+    let mut last = 0;
+    for percent in [25, 43, 78] {
+        fake.edit(|w| resyncing(w, percent));
+        browser.wait_text(".resync .percent", &format!("{percent} %"));
+        let shown = percent_shown(browser);
+        assert!(shown > last && shown == u64::from(percent), "{shown} after {last}");
+        last = shown;
+        if percent == 43 {
+            picture(browser, "resync");
+        }
+    }
+    assert_eq!(
+        browser.script("return document.querySelector('.resync progress').mine", &json!([])),
+        "yes"
+    );
+    browser.wait_text("#panel-announce", "70 percent");
+    assert!(
+        browser.text("#panel-volumes").contains("no hand-over"),
+        "nobody to hand over to while b is behind"
+    );
+    fake.edit(|w| {
+        let volume = &mut w.status.volumes[0];
+        volume.state = VolumeState::Healthy;
+        volume.in_sync = vec!["a".into(), "b".into()];
+        volume.resync = None;
+        volume.dirty = ByteCount(0);
+    });
+    browser.wait_text("#panel-headline", "Everything is mirrored");
+}
+
+fn hand_over(browser: &Browser, fake: &Fake) {
+    browser.click("#handover-demo");
+    browser.wait_text("h1", "Hand demo over to node b?");
+    picture(browser, "handover");
+    browser.click("#confirm");
+    browser.wait_text(".notice", "served by node b");
+    browser.wait_text("#panel-volumes", "Primary b");
+    let commands = fake.edit(|w| w.commands.clone());
+    assert_eq!(commands, [Command::HandOver { volume: "demo".into(), to: Some("b".into()) }]);
+}
+
+fn volumes_and_targets(browser: &Browser, fake: &Fake, url: &str) {
+    browser.open(&format!("{url}/volumes"));
+    browser.fill("[name=name]", "vm-store");
+    browser.fill("[name=size]", "4097");
+    browser.click("form[action='/volumes'] button");
+    browser.wait_text(".notice", "not a multiple of 4096");
+    browser.fill("[name=name]", "vm-store");
+    browser.fill("[name=size]", "40 GiB");
+    browser.click("form[action='/volumes'] button");
+    browser.wait_text(".notice", "Volume vm-store is created");
+    browser.wait_text("#panel-volumes", "vm-store");
+    picture(browser, "volumes");
+    assert!(
+        fake.edit(|w| w.status.volumes.iter().any(|v| v.name == "vm-store" && v.size == ByteCount::gib(40)))
+    );
+
+    browser.open(&format!("{url}/targets"));
+    browser.fill("[name=iqn]:not([type=hidden])", "two");
+    browser.click("form[action='/targets'] button");
+    browser.wait_text(".notice", "iqn.2026-11.local.futago:two is created");
+    picture(browser, "targets");
+
+    browser.open(&format!("{url}/volumes/vm-store"));
+    browser.wait_text("h1", "vm-store");
+    picture(browser, "volume");
+    browser.click("a.danger-quiet");
+    browser.fill("[name=confirm]", "demo");
+    browser.click("#confirm");
+    browser.wait_text(".notice", "nothing was deleted");
+    browser.click("a.danger-quiet");
+    picture(browser, "delete");
+    browser.fill("[name=confirm]", "vm-store");
+    browser.click("#confirm");
+    browser.wait_text(".notice", "Volume vm-store is deleted");
+    assert_eq!(fake.edit(|w| w.status.volumes.len()), 1);
+}
+
+fn pairing(browser: &Browser, fake: &Fake, url: &str) {
+    browser.open(&format!("{url}/nodes"));
+    picture(browser, "nodes");
+    browser.fill("[name=address]", "10.0.0.13");
+    browser.fill("[name=code]", "0000-0000");
+    browser.click("form[action='/nodes/pair'] button");
+    browser.wait_text(".notice", "code is wrong");
+    let cluster = fake.edit(|w| w.status.cluster.take());
+    browser.wait_text("#panel-nodes", "In no cluster");
+    browser.open(&format!("{url}/nodes"));
+    browser.click("form[action='/nodes/offer'] button");
+    browser.wait_text(".code", "4821-9037");
+    picture(browser, "offer");
+    fake.edit(|w| w.status.cluster = cluster);
+}
+
+fn silence(browser: &Browser, fake: &Fake, url: &str) {
+    browser.open(url);
+    browser.wait_text("#panel-headline", "Everything is mirrored");
+    fake.silence();
+    browser.wait_text("#panel-headline", "not known");
+    browser.wait_text("#panel-headline", "No answer since 20");
+    browser.wait_text("#panel-volumes", "Last known");
+    assert!(!browser.text("#panel-volumes").contains("Hand over"), "no command on old knowledge");
+    picture(browser, "silent");
+    fake.resume();
+    browser.wait_text("#panel-headline", "Everything is mirrored");
+}
+
+fn sign_out(browser: &Browser, url: &str) {
+    let cookies = browser.script("return document.cookie", &json!([]));
+    assert_eq!(cookies, "", "scripts do not see the session");
+    browser.click("form.out button");
+    browser.find("#password");
+    browser.open(&format!("{url}/volumes"));
+    assert!(browser.url().contains("/login?next=/volumes"), "{}", browser.url());
+}
