@@ -105,6 +105,7 @@ mod tests {
         assert_eq!(bench.data_in(&[0x03, 1, 0, 0, 4, 0]), [0x72, 2, 0x04, 0x0a]);
         assert_eq!(bench.data_in(&[0x12, 0, 0, 0, 1, 0]), [0]);
         bench.target.set_served(0, true);
+        bench.refused(&[0; 6], 0x6, (0x29, 0), None);
         bench.good(&[0; 6], &[]);
     }
 

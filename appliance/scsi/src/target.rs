@@ -75,10 +75,11 @@ impl Target {
         }
     }
 
-    /// Whether the unit is served now; if not, medium commands answer 2/04/0A so that initiators retry.
+    /// Whether the unit is served now; if not, medium commands answer 2/04/0A so that initiators retry. To be told at
+    /// every loss of service: a unit that is served anew starts without reservations, with 29/00 for every nexus (S15).
     pub fn set_served(&mut self, lun: u16, served: bool) {
         if let Some(unit) = self.units.get_mut(&lun) {
-            unit.served = served;
+            unit.set_served(served);
         }
     }
 
@@ -321,6 +322,23 @@ mod tests {
         bench.target.unmap(1);
         bench.good(&READ, &[]);
         assert_eq!(bench.target.unit(0).unwrap().config().blocks, 4096);
+    }
+
+    #[test]
+    fn service_that_begins_anew_knows_no_old_reservations() {
+        let mut bench = Bench::ready();
+        let mut list = [0; 24];
+        list[15] = 1;
+        bench.good(&[0x5f, 0x06, 0, 0, 0, 0, 0, 0, 24, 0], &list);
+        list.swap(7, 15);
+        bench.good(&[0x5f, 0x01, 3, 0, 0, 0, 0, 0, 24, 0], &list);
+        bench.target.set_served(0, true);
+        bench.nexus = B;
+        assert_eq!(bench.send(&READ, &[]).status, Status::ReservationConflict, "nothing changed");
+        bench.target.set_served(0, false);
+        bench.target.set_served(0, true);
+        bench.refused(&READ, 0x6, (0x29, 0), None);
+        bench.good(&READ, &[]);
     }
 
     #[test]

@@ -88,6 +88,18 @@ impl LogicalUnit {
         self.attentions.establish_all(Asc::DEVICE_RESET, None);
     }
 
+    /// The volume is served here, or no longer. Who begins to serve knows nothing of what initiators set on another node or
+    /// at an earlier time, so it starts like a device after power on and says so (S15).
+    pub(crate) fn set_served(&mut self, served: bool) {
+        if served && !self.served {
+            self.reserved = Scsi2Reservation::default();
+            self.mode = ModeState::default();
+            self.persistent = PersistentState::default();
+            self.attentions.establish_all(Asc::POWER_ON_OR_RESET, None);
+        }
+        self.served = served;
+    }
+
     /// The extent if it lies within the capacity; else 5/21/00.
     pub(crate) fn extent(&self, lba: u64, blocks: u64) -> Result<Extent, Sense> {
         match lba.checked_add(blocks) {
