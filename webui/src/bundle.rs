@@ -92,7 +92,8 @@ mod tests {
     #[test]
     fn logs_go_in_by_their_end_and_links_do_not() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("storage.log"), vec![b'x'; (LOG_BYTES + 5) as usize]).unwrap();
+        std::fs::write(dir.path().join("storage.log"), vec![b'x'; usize::try_from(LOG_BYTES + 5).unwrap()])
+            .unwrap();
         std::os::unix::fs::symlink("/etc/hostname", dir.path().join("link.log")).unwrap();
         let bytes = pack("futago-a", &[("status.json", "{}".into())], dir.path()).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());

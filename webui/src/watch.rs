@@ -88,26 +88,27 @@ async fn look(upstream: &Upstream, now: &mut Snapshot) {
         Err(error) => now.services_silent = Some(error.message),
     }
     // A failure to read events comes with a failure to read the status, which is shown.
-    if let Ok(fresh) = events
-        && !append(&mut now.events, fresh)
-        && let Ok(all) = upstream.events(0).await
-    {
-        now.events.clear();
-        append(&mut now.events, all);
+    if let Ok(fresh) = events {
+        if continues(&now.events, &fresh) {
+            let known = usize::from(!now.events.is_empty());
+            append(&mut now.events, fresh.into_iter().skip(known));
+        } else if let Ok(all) = upstream.events(0).await {
+            // What the manager that is gone had told stays true.
+            append(&mut now.events, all);
+        }
     }
 }
 
-/// Adds what is new; `false` if `fresh` does not begin with the newest known event.
-fn append(kept: &mut VecDeque<Event>, fresh: Vec<Event>) -> bool {
-    if kept.back().is_some_and(|newest| Some(newest) != fresh.first()) {
-        return false;
-    }
-    let known = usize::from(!kept.is_empty());
-    kept.extend(fresh.into_iter().skip(known));
+/// Whether `fresh` begins with the newest event that is known.
+fn continues(kept: &VecDeque<Event>, fresh: &[Event]) -> bool {
+    kept.back().is_none_or(|newest| Some(newest) == fresh.first())
+}
+
+fn append(kept: &mut VecDeque<Event>, fresh: impl IntoIterator<Item = Event>) {
+    kept.extend(fresh);
     while kept.len() > EVENTS {
         kept.pop_front();
     }
-    true
 }
 
 #[cfg(test)]
@@ -119,14 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn events_are_appended_once_and_a_new_numbering_is_noticed() {
+    fn a_new_numbering_is_noticed_and_the_list_is_bounded() {
         let mut kept = VecDeque::new();
-        assert!(append(&mut kept, vec![event(1, "a"), event(2, "b")]));
-        assert!(append(&mut kept, vec![event(2, "b"), event(3, "c")]));
-        assert_eq!(kept.iter().map(|e| e.number).collect::<Vec<_>>(), [1, 2, 3]);
-        assert!(!append(&mut kept, vec![]));
-        assert!(!append(&mut kept, vec![event(3, "another third")]));
-        assert!(append(&mut kept, (3..2000).map(|n| event(n, if n == 3 { "c" } else { "x" })).collect()));
+        assert!(continues(&kept, &[]) && continues(&kept, &[event(1, "a")]));
+        append(&mut kept, [event(1, "a"), event(2, "b")]);
+        assert!(continues(&kept, &[event(2, "b"), event(3, "c")]));
+        assert!(!continues(&kept, &[]) && !continues(&kept, &[event(2, "another second")]));
+        append(&mut kept, (3..2000).map(|n| event(n, "x")));
         assert_eq!((kept.len(), kept.back().unwrap().number), (EVENTS, 1999));
     }
 }

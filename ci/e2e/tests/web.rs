@@ -132,6 +132,8 @@ fn overview(browser: &Browser, fake: &Fake, url: &str) {
         browser.wait_text(css, text);
     }
     picture(browser, "overview");
+    browser.script("document.querySelectorAll('details').forEach((d) => d.open = true)", &json!([]));
+    picture(browser, "connect");
     let serving = |world: &mut World, online| {
         let cluster = world.status.cluster.as_mut().unwrap();
         cluster.members.iter_mut().filter(|m| m.name == "b").for_each(|m| m.online = online);
@@ -180,10 +182,7 @@ fn resync_bar_moves_by_itself(browser: &Browser, fake: &Fake) {
             picture(browser, "resync");
         }
     }
-    assert_eq!(
-        browser.script("return document.querySelector('.resync progress').mine", &json!([])),
-        "yes"
-    );
+    assert_eq!(browser.script("return document.querySelector('.resync progress').mine", &json!([])), "yes");
     browser.wait_text("#panel-announce", "70 percent");
     assert!(
         browser.text("#panel-volumes").contains("no hand-over"),

@@ -46,7 +46,9 @@ impl Panels {
 struct HeadlinePanel {
     headline: Headline,
     problems: Vec<String>,
+    /// `None` also while they may have changed.
     cluster: Option<ClusterFacts>,
+    stale: bool,
 }
 
 struct ClusterFacts {
@@ -206,7 +208,8 @@ pub(crate) fn render(seen: &Snapshot) -> Result<Panels, askama::Error> {
         headline: HeadlinePanel {
             headline,
             problems: status.map(|s| s.problems.clone()).unwrap_or_default(),
-            cluster: cluster.map(facts),
+            cluster: cluster.filter(|_| stale.is_none()).map(facts),
+            stale: stale.is_some(),
         }
         .render()?,
         volumes: VolumesPanel {

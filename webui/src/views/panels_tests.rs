@@ -90,6 +90,7 @@ fn stale_panels_say_so_and_offer_no_hand_over() {
     let stale = render(&seen).unwrap();
     assert!(stale.volumes.contains("Last known") && !stale.volumes.contains("/volumes/v/handover"));
     assert!(stale.nodes.contains("Last known"));
+    assert!(fresh.headline.contains("Majority present") && !stale.headline.contains("Majority present"));
 }
 
 #[test]
