@@ -45,6 +45,8 @@ impl<B: Buffer> Replica<B> {
             Some(content) => Kind::Apply { origin, al_number, content },
             None => Kind::Fetch { origin },
         };
+        // Stored with the number: should this copy become the source, its bitmap for the peer begins there (S7).
+        self.superblock.peer.al_number = self.superblock.peer.al_number.max(al_number);
         self.log.store_number(al_number);
         self.enqueue(Job::new(kind, span, None));
     }

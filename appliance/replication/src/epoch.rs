@@ -9,6 +9,7 @@ use alloc::collections::BTreeSet;
 use base::{Change, Epoch, EpochReason, Monotonic, Proposal, ProposalId, VolumeConfig};
 
 use crate::api::{Buffer, Command, Problem};
+use crate::job::Job;
 use crate::replica::Replica;
 use crate::sabotage::Sabotage;
 
@@ -111,12 +112,6 @@ impl<B: Buffer> Replica<B> {
         self.not_before = if handed_over { self.now } else { self.now + wait };
         self.lease = None;
         self.draining = true;
-        // S7: this copy's bitmap for the old primary begins here; the number stored from its messages is what it had.
-        if !self.superblock.was_primary {
-            self.superblock.was_primary = true;
-            let number = self.log.durable_number();
-            self.superblock.peer.al_number = self.superblock.peer.al_number.max(number);
-        }
         self.convert_log();
     }
 
@@ -139,6 +134,11 @@ impl<B: Buffer> Replica<B> {
 
     /// Ends a job without answer or effect: at once, or when its disk operation ends.
     pub(crate) fn abandon(&mut self, key: u64) {
+        if self.breaks(Sabotage::ObeyStale) && self.jobs.get(key).is_some_and(Job::writes_disk) {
+            // Forgotten, though the disk still writes it.
+            self.data_writes = self.data_writes.saturating_sub(1);
+            return self.remove(key);
+        }
         match self.jobs.get_mut(key) {
             Some(job) if job.on_disk() => job.doomed = true,
             Some(_) => self.remove(key),

@@ -69,7 +69,6 @@ pub fn format(
         epoch,
         data_epoch: epoch,
         inconsistent: Epoch(0),
-        was_primary: false,
         peer: PeerMark { data_epoch: epoch, ..PeerMark::default() },
         peer_node: NodeId(0),
     };

@@ -451,12 +451,12 @@ impl<B: Buffer> Replica<B> {
         let Some(link) = self.link.as_ref() else { return };
         let (epoch, in_sync) = (link.epoch, link.in_sync);
         let Some(greeting) = link.greeting else { return };
+        // Nothing is dirty for the primary from here on: the bitmap for it begins anew (S7).
+        self.superblock.peer_node = greeting.node;
+        self.superblock.peer =
+            PeerMark { replica: greeting.replica, data_epoch: epoch, al_number: greeting.al_number };
         if in_sync {
             self.superblock.data_epoch = epoch;
-            self.superblock.was_primary = false;
-            self.superblock.peer_node = greeting.node;
-            self.superblock.peer =
-                PeerMark { replica: greeting.replica, data_epoch: epoch, al_number: greeting.al_number };
         } else {
             // S10: durable before the first block arrives, and before anything is forgotten.
             self.superblock.inconsistent = epoch;
@@ -604,7 +604,7 @@ impl<B: Buffer> Replica<B> {
         self.emit(Command::Close { session: link.session });
         if link.dialled {
             self.target_gone();
-        } else if !self.breaks(Sabotage::ObeyStale) {
+        } else {
             // S4: not started: never; on the disk: ends unanswered.
             for key in self.jobs.keys() {
                 if self.jobs.get(key).is_some_and(|job| job.is_peers()) {

@@ -10,7 +10,7 @@ pub(crate) struct PeerMark {
     pub(crate) replica: ReplicaId,
     /// An epoch in which the peer's copy was in sync, as it confirmed itself.
     pub(crate) data_epoch: Epoch,
-    /// The highest activity log number that it has confirmed.
+    /// The highest activity log number that it has shown or confirmed as durable.
     pub(crate) al_number: u64,
 }
 
@@ -25,8 +25,6 @@ pub(crate) struct Superblock {
     pub(crate) data_epoch: Epoch,
     /// Epoch in which this copy became the target of a resync, not yet voided (S10); zero: consistent.
     pub(crate) inconsistent: Epoch,
-    /// Its activity log number is its own count, as primary (else the peer's, as stored).
-    pub(crate) was_primary: bool,
     /// The peer's copy.
     pub(crate) peer: PeerMark,
     /// The node of the peer's copy; zero: not met yet.
@@ -38,7 +36,6 @@ impl Superblock {
         let mut w = Writer::with_capacity(72);
         w.u64(self.size.0).u64(self.epoch.0).u64(self.data_epoch.0).u64(self.inconsistent.0);
         w.u64(self.peer_node.0).u64(self.peer.replica.0).u64(self.peer.data_epoch.0).u64(self.peer.al_number);
-        w.u8(u8::from(self.was_primary));
         w.into_vec()
     }
 
@@ -51,11 +48,6 @@ impl Superblock {
             inconsistent: Epoch(r.u64()?),
             peer_node: NodeId(r.u64()?),
             peer: PeerMark { replica: ReplicaId(r.u64()?), data_epoch: Epoch(r.u64()?), al_number: r.u64()? },
-            was_primary: match r.u8()? {
-                0 => false,
-                1 => true,
-                _ => return r.invalid("superblock role"),
-            },
         })
     }
 }
@@ -67,13 +59,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn superblocks_survive(n: [u64; 8], was_primary: bool) {
+        fn superblocks_survive(n: [u64; 8]) {
             let superblock = Superblock {
                 size: ByteCount(n[0]),
                 epoch: Epoch(n[1]),
                 data_epoch: Epoch(n[2]),
                 inconsistent: Epoch(n[3]),
-                was_primary,
                 peer: PeerMark { replica: ReplicaId(n[4]), data_epoch: Epoch(n[5]), al_number: n[6] },
                 peer_node: NodeId(n[7]),
             };

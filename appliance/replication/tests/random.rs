@@ -52,6 +52,8 @@ struct Walk {
     rng: Rng,
     registers: BTreeMap<u64, Register>,
     value: u8,
+    /// The node's disk completes nothing for a while.
+    stalled: [bool; 2],
 }
 
 impl Walk {
@@ -60,7 +62,7 @@ impl Walk {
             .iter()
             .map(|b| (*b, Register { possible: BTreeSet::from([0]), ..Register::default() }))
             .collect();
-        Self { world: World::healthy(), rng: Rng(seed), registers, value: 0 }
+        Self { world: World::healthy(), rng: Rng(seed), registers, value: 0, stalled: [false; 2] }
     }
 
     fn client(&mut self) {
@@ -133,15 +135,20 @@ impl Walk {
         match self.rng.below(1000) {
             0..400 => {
                 let pending = self.world.nodes[n].pending.len();
-                if pending > 0 && up {
+                if pending > 0 && up && !self.stalled[n] {
                     let at = self.rng.below(pending);
                     self.world.disk(n, at);
                 }
             }
-            400..650 => self.world.deliver(n),
+            400..640 => {
+                let frames = self.world.wires[n].len().max(1);
+                let at = if self.rng.chance(30) { self.rng.below(frames) } else { 0 };
+                self.world.deliver_of(n, at);
+            }
+            640..650 => self.stalled[n] = self.rng.chance(30),
             650..760 => self.client(),
             760..820 => {
-                let by = self.rng.below(60) as u64;
+                let by = self.rng.below(100) as u64;
                 self.world.now = self.world.now + Duration::from_millis(by);
                 for n in 0..2 {
                     self.world.event(n, |r, now| r.handle_timeout(now));
@@ -193,6 +200,7 @@ impl Walk {
     /// Faults stop: everything must heal.
     fn heal(&mut self) {
         self.world.cut = false;
+        self.stalled = [false; 2];
         for n in 0..2 {
             if self.world.nodes[n].replica.is_none() {
                 self.world.start(n);
@@ -208,20 +216,21 @@ impl Walk {
             {
                 break;
             }
-            if !serves {
+            let config = &self.world.config;
+            let named =
+                |n: &world::Node| config.primary == Some(n.id) && config.primary_instance == n.instance;
+            if !self.world.nodes.iter().any(named) {
                 let first = self.rng.below(2);
                 self.world.promote(first);
                 self.world.promote(1 - first);
             }
         }
-        assert_eq!(
-            self.world.config.in_sync.len(),
-            2,
-            "I5 {:?} {:?} {:?}",
-            self.world.config,
-            self.world.status(0),
-            self.world.status(1)
-        );
+        if std::env::var("DUMP").is_ok() {
+            println!("{:?}", self.world.nodes[0].replica);
+            println!("{:?}", self.world.nodes[1].replica);
+        }
+        let told: Vec<_> = (0..2).map(|n| (self.world.status(n), &self.world.nodes[n].problems)).collect();
+        assert_eq!(self.world.config.in_sync.len(), 2, "I5 {:?} {told:?}", self.world.config);
         assert!((0..2).any(|n| self.world.status(n).serving), "I6");
         assert!(self.world.equal(), "I3");
         for (block, register) in &self.registers {
@@ -236,8 +245,11 @@ impl Walk {
     }
 }
 
-fn walk(seed: u64) {
+fn walk(seed: u64, rule: Sabotage) {
     let mut walk = Walk::new(seed);
+    walk.world.sabotage = rule;
+    walk.world.break_rule(0);
+    walk.world.break_rule(1);
     for _ in 0..3 {
         for _ in 0..1500 {
             walk.step();
@@ -251,7 +263,27 @@ fn random_walks_keep_every_promise() {
     let first: u64 = std::env::var("SEED").map_or(1, |seed| seed.parse().unwrap());
     let count: u64 = std::env::var("SEEDS").map_or(40, |count| count.parse().unwrap());
     for seed in first..first + count {
-        let result = std::panic::catch_unwind(|| walk(seed));
+        let result = std::panic::catch_unwind(|| walk(seed, Sabotage::None));
         assert!(result.is_ok(), "seed {seed}");
+    }
+}
+
+/// The checks are worth something: each broken rule is noticed.
+#[cfg(feature = "sabotage")]
+#[test]
+fn every_broken_rule_is_caught() {
+    for rule in [
+        Sabotage::AnswerWithoutShrink,
+        Sabotage::ObeyStale,
+        Sabotage::IgnoreLease,
+        Sabotage::ServeAfterRestart,
+        Sabotage::ForgetTargetsPart,
+        Sabotage::AnswerWhileGrowing,
+        Sabotage::SkipActivityLog,
+        Sabotage::Overlap,
+    ] {
+        let caught = (1..400).find(|seed| std::panic::catch_unwind(|| walk(*seed, rule)).is_err());
+        println!("{rule:?}: seed {caught:?}");
+        assert!(caught.is_some(), "{rule:?}");
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub const SIZE: u64 = 64 << 20;
 pub const BLOCK: usize = 4096;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Bytes {
     all: Arc<Vec<u8>>,
     range: Range<usize>,
@@ -30,6 +30,12 @@ impl Bytes {
     }
     pub fn as_slice(&self) -> &[u8] {
         &self.all[self.range.clone()]
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes from {:?}", self.range.len(), self.as_slice().first())
     }
 }
 
@@ -73,6 +79,7 @@ pub struct World {
     pub wires: [VecDeque<(SessionId, Vec<u8>, Option<Bytes>)>; 2],
     pub cut: bool,
     pub no_commits: bool,
+    pub sabotage: Sabotage,
     pub next: u64,
 }
 
@@ -132,6 +139,7 @@ impl World {
             wires: [VecDeque::new(), VecDeque::new()],
             cut: false,
             no_commits: false,
+            sabotage: Sabotage::None,
             next: 1000,
         };
         world.start(0);
@@ -156,8 +164,19 @@ impl World {
         node.knows = Epoch(0);
         node.stopped = false;
         node.replica = Some(recovery.finish(Options { instance, timing: timing() }).unwrap());
+        self.break_rule(n);
         self.commands(n);
     }
+
+    #[cfg(feature = "sabotage")]
+    pub fn break_rule(&mut self, n: usize) {
+        if let Some(replica) = self.nodes[n].replica.as_mut() {
+            replica.set_sabotage(self.sabotage);
+        }
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    pub fn break_rule(&mut self, _: usize) {}
 
     /// Power cut: `land` says for each pending disk operation whether it reached the disk.
     pub fn crash(&mut self, n: usize, mut land: impl FnMut() -> bool) {
@@ -278,7 +297,14 @@ impl World {
 
     /// Delivers the next frame to node `n`.
     pub fn deliver(&mut self, n: usize) {
-        let Some((session, bytes, payload)) = self.wires[n].pop_front() else { return };
+        self.deliver_of(n, 0);
+    }
+
+    /// Delivers the first frame of the session that the frame at `at` belongs to: sessions may overtake each other.
+    pub fn deliver_of(&mut self, n: usize, at: usize) {
+        let Some(session) = self.wires[n].get(at).map(|frame| frame.0) else { return };
+        let first = self.wires[n].iter().position(|frame| frame.0 == session).unwrap();
+        let (session, bytes, payload) = self.wires[n].remove(first).unwrap();
         if !self.cut {
             let frame = decode(&bytes).unwrap();
             self.event(n, |r, now| r.handle_frame(now, session, frame, payload));
