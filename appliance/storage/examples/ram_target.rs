@@ -6,11 +6,11 @@
 
 use base::{ClusterId, VolumeId};
 use disk::{BufferPool, PoolLimits};
+use futago_storage::target::{Limits, Service, TargetConfig};
 use iscsi::chap::Credentials;
 use scsi::UnitConfig;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use storage::target::{Limits, Service, TargetConfig};
 
 #[path = "../tests/ram/mod.rs"]
 mod ram;

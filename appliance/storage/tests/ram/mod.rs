@@ -4,9 +4,9 @@
 
 use base::{Lba, VolumeId};
 use disk::{Buffer, BufferPool};
+use futago_storage::target::{BackendOp, BackendRequest, BlockBackend, Decision, Reply, RequestId, Service};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use storage::target::{BackendOp, BackendRequest, BlockBackend, Decision, Reply, RequestId, Service};
 
 pub struct RamBackend {
     buffers: BufferPool,

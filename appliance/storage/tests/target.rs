@@ -1,0 +1,248 @@
+//! The iSCSI service on a memory backend, against a small initiator over loopback.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation, missing_docs)]
+
+mod initiator;
+mod ram;
+
+use base::{ClusterId, VolumeId};
+use disk::{BufferPool, PoolLimits};
+use futago_storage::target::{Limits, Service, TargetConfig};
+use initiator::*;
+use iscsi::chap::Credentials;
+use iscsi::pdu::*;
+use ram::RamBackend;
+use scsi::UnitConfig;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+const VOLUME: VolumeId = VolumeId(7);
+const MIB: u64 = 64;
+
+struct World {
+    service: Service,
+    backend: Rc<RamBackend>,
+    address: SocketAddr,
+}
+
+fn config(credentials: Option<Credentials>, blocks: u64) -> TargetConfig {
+    let unit = UnitConfig::new(ClusterId(1), VOLUME, blocks);
+    TargetConfig { iqn: TARGET.into(), luns: BTreeMap::from([(0, unit)]), credentials }
+}
+
+fn test<F: Future<Output = ()>>(run: impl FnOnce(World) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let buffers = BufferPool::new(PoolLimits::default());
+        let backend = Rc::new(RamBackend::new(buffers.clone()));
+        backend.add(VOLUME, MIB << 20);
+        let service = Service::new(Limits::default(), buffers, backend.clone());
+        backend.attach(service.clone());
+        service.set_targets(&[config(None, MIB << 11)]);
+        service.start("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = service.address().unwrap();
+        run(World { service, backend, address }).await;
+    });
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|at| ((at / 511 + at + seed) & 0xff) as u8).collect()
+}
+
+/// Waits until the service's tasks have nothing left to do.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+#[test]
+fn data_of_every_size_comes_back() {
+    test(|world| async move {
+        let mut initiator = Initiator::login(world.address, 1).await.ready().await;
+        // 32 MiB is a command that UEFI firmware sends; it is split on its way to the backend.
+        for (seed, blocks) in [(1, 1_u32), (2, 8), (3, 129), (4, 2048), (5, 65_536)] {
+            let data = pattern(blocks as usize * 512, seed);
+            let done = initiator.run(write16(16, blocks), 0, &data).await;
+            assert_eq!((done.status, done.residual), (0, 0));
+            assert_eq!(world.backend.bytes(VOLUME, 8192, data.len()), data);
+            let done = initiator.run(read16(16, blocks), blocks * 512, b"").await;
+            assert_eq!((done.status, done.residual), (0, 0));
+            assert!(done.data == data);
+        }
+    });
+}
+
+#[test]
+fn compare_and_write_is_one_step() {
+    test(|world| async move {
+        let mut initiator = Initiator::login(world.address, 1).await.ready().await;
+        let new = pattern(512, 9);
+        let swap = [vec![0; 512], new.clone()].concat();
+        assert_eq!(initiator.run(compare_and_write(4, 1), 0, &swap).await.status, 0);
+        assert_eq!(world.backend.bytes(VOLUME, 2048, 512), new);
+        let done = initiator.run(compare_and_write(4, 1), 0, &swap).await;
+        assert_eq!(done.sense, [0xe, 0x1d, 0]);
+        assert_eq!(world.backend.bytes(VOLUME, 2048, 512), new);
+    });
+}
+
+#[test]
+fn after_a_stop_nothing_is_sent_and_the_port_is_free() {
+    test(|world| async move {
+        let mut initiator = Initiator::login(world.address, 1).await.ready().await;
+        world.backend.hold(true);
+        initiator.start(write16(0, 1), 0, 0, &pattern(512, 1)).await;
+        settle().await;
+        assert_eq!((world.backend.held(), world.service.sessions().len()), (1, 1));
+        world.service.stop();
+        assert_eq!((world.service.address(), world.service.sessions().len()), (None, 0));
+        // Another process may bind at once (here: another socket).
+        let other = tokio::net::TcpSocket::new_v4().unwrap();
+        other.set_reuseaddr(true).unwrap();
+        other.bind(world.address).unwrap();
+        drop(other);
+        world.backend.hold(false);
+        initiator.assert_gone().await;
+        world.service.start(world.address).unwrap();
+        Initiator::login(world.address, 1).await.ready().await;
+    });
+}
+
+#[test]
+fn an_unserved_volume_drops_the_connection_instead_of_an_answer() {
+    test(|world| async move {
+        let mut initiator = Initiator::login(world.address, 1).await.ready().await;
+        world.backend.refuse();
+        initiator.start(read16(0, 8), 0, 4096, b"").await;
+        initiator.assert_gone().await;
+    });
+}
+
+#[test]
+fn a_reinstated_session_ends_the_old_one() {
+    test(|world| async move {
+        let mut old = Initiator::login(world.address, 1).await.ready().await;
+        let mut other = Initiator::login(world.address, 2).await.ready().await;
+        world.backend.hold(true);
+        old.start(write16(0, 1), 0, 0, &pattern(512, 1)).await;
+        settle().await;
+        let mut new = Initiator::login(world.address, 1).await;
+        old.assert_gone().await;
+        world.backend.hold(false);
+        assert_eq!(new.run([0; 16], 0, b"").await.sense, [6, 0x29, 0]);
+        assert_eq!(other.run([0; 16], 0, b"").await.status, 0);
+        assert_eq!(world.service.sessions().len(), 2);
+    });
+}
+
+#[test]
+fn a_lun_reset_waits_for_the_writes_of_other_sessions() {
+    test(|world| async move {
+        let mut writer = Initiator::login(world.address, 1).await.ready().await;
+        let mut resetter = Initiator::login(world.address, 2).await.ready().await;
+        world.backend.hold(true);
+        writer.start(write16(0, 1), 0, 0, &pattern(512, 1)).await;
+        settle().await;
+        resetter.manage(TaskFunction::LogicalUnitReset, NO_TAG).await;
+        let early = tokio::time::timeout(Duration::from_millis(200), resetter.receive()).await;
+        assert!(early.is_err(), "answered before the write had settled: {early:?}");
+        world.backend.hold(false);
+        let (Reply::TaskManagement(response), _) = resetter.receive().await.unwrap() else { panic!() };
+        assert_eq!(response.response, TaskResult::Complete.code());
+        // The write was done, its initiator hears of the reset instead of a response.
+        assert_eq!(world.backend.bytes(VOLUME, 0, 512), pattern(512, 1));
+        assert_eq!(writer.run([0; 16], 0, b"").await.sense[..2], [6, 0x29]);
+    });
+}
+
+#[test]
+fn a_cold_reset_ends_every_session() {
+    test(|world| async move {
+        let mut one = Initiator::login(world.address, 1).await;
+        let mut two = Initiator::login(world.address, 2).await;
+        one.manage(TaskFunction::TargetColdReset, NO_TAG).await;
+        assert!(matches!(one.receive().await, Some((Reply::TaskManagement(_), _))));
+        one.assert_gone().await;
+        two.assert_gone().await;
+    });
+}
+
+#[test]
+fn a_resize_is_told_by_a_unit_attention() {
+    test(|world| async move {
+        let mut initiator = Initiator::login(world.address, 1).await.ready().await;
+        world.service.set_targets(&[config(None, MIB << 10)]);
+        assert_eq!(initiator.run([0; 16], 0, b"").await.sense, [6, 0x2a, 9]);
+        assert_eq!(initiator.run(read16(MIB << 10, 1), 512, b"").await.sense, [5, 0x21, 0]);
+        world.service.set_targets(&[]);
+        initiator.assert_gone().await;
+    });
+}
+
+#[test]
+fn an_unknown_target_is_refused() {
+    test(|world| async move {
+        let mut initiator = Initiator::connect(world.address).await;
+        let text = "InitiatorName=iqn.2026-11.x:i\0TargetName=iqn.2026-11.x:other\0";
+        let (response, _) = initiator.log_in(1, 0b0111, text).await.unwrap();
+        assert_eq!(response.status, LoginStatus::NotFound.code());
+        initiator.assert_gone().await;
+    });
+}
+
+#[test]
+fn idle_connections_do_not_hinder_a_login() {
+    test(|world| async move {
+        let mut idle = Vec::new();
+        for _ in 0..500 {
+            idle.push(TcpStream::connect(world.address).await.unwrap());
+        }
+        Initiator::login(world.address, 1).await.ready().await;
+    });
+}
+
+#[test]
+fn a_secret_is_asked_for() {
+    test(|world| async move {
+        let credentials = Credentials { name: "user".into(), secret: b"secret".to_vec(), mutual: None };
+        world.service.set_targets(&[config(Some(credentials), MIB << 11)]);
+        let names = format!("InitiatorName=iqn.2026-11.x:i\0TargetName={TARGET}\0");
+        let mut none = Initiator::connect(world.address).await;
+        let (response, _) = none.log_in(1, 0b0111, &names).await.unwrap();
+        assert_eq!(response.status, LoginStatus::AuthenticationFailure.code());
+        let mut wrong = Initiator::connect(world.address).await;
+        let text = format!("{names}AuthMethod=CHAP\0");
+        let (_, text) = wrong.log_in(1, 0b0011, &text).await.unwrap();
+        assert!(text.contains("AuthMethod=CHAP"));
+        let (_, text) = wrong.log_in(1, 0b0011, "CHAP_A=5\0").await.unwrap();
+        assert!(text.contains("CHAP_C=0x"));
+        let (response, _) = wrong.log_in(1, 0b0011, "CHAP_N=user\0CHAP_R=0x00\0").await.unwrap();
+        assert_eq!(response.status, LoginStatus::AuthenticationFailure.code());
+    });
+}
+
+#[test]
+fn initiators_are_asked_to_log_out_before_a_move() {
+    test(|world| async move {
+        let mut initiator = Initiator::login(world.address, 1).await.ready().await;
+        world.service.request_logout(5);
+        let (Reply::Async(message), _) = initiator.receive().await.unwrap() else { panic!() };
+        assert_eq!((message.event, message.parameter3), (AsyncEvent::RequestLogout.code(), 5));
+    });
+}
+
+#[test]
+fn noise_ends_only_its_own_connection() {
+    use tokio::io::AsyncWriteExt;
+    test(|world| async move {
+        let mut good = Initiator::login(world.address, 1).await.ready().await;
+        for seed in 0..50 {
+            let mut noisy = TcpStream::connect(world.address).await.unwrap();
+            let _ = noisy.write_all(&pattern(5000, seed * 37)).await;
+        }
+        assert_eq!(good.run([0; 16], 0, b"").await.status, 0);
+    });
+}
