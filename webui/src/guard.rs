@@ -120,3 +120,7 @@ fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     let text = String::from_utf8(decoded).ok()?;
     text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
 }
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;

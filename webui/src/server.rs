@@ -74,10 +74,15 @@ pub(crate) async fn serve_unix(listener: UnixListener, app: Shared) {
     }
 }
 
+/// What the network sees: pages and REST.
+pub(crate) fn network_router(app: Shared) -> Router {
+    let router = views::router(&app).merge(rest::router(&app)).with_state(app);
+    router.layer(axum::middleware::from_fn(crate::headers::protect))
+}
+
 /// Serves HTTPS, for ever.
 pub(crate) async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, app: Shared) {
-    let router = views::router(&app).merge(rest::router(&app)).with_state(app);
-    let router = router.layer(axum::middleware::from_fn(crate::headers::protect));
+    let router = network_router(app);
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
