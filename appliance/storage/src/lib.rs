@@ -26,6 +26,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context;
 use base::InstanceId;
@@ -33,6 +34,7 @@ use control::settings::Settings;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use transport::identity::IdentityError;
 use transport::{Endpoint, Identity, Protocol};
 
 use crate::engine::{Engine, Input, Parts};
@@ -49,7 +51,7 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
 
 async fn serve(dir: &Path) -> anyhow::Result<()> {
     let settings = read_settings(dir)?;
-    let identity = Identity::load_or_create(&dir.join(control::paths::IDENTITY_DIR))?;
+    let identity = identity(&dir.join(control::paths::IDENTITY_DIR)).await?;
     let instance = InstanceId(transport::random_id()?);
     let endpoint = Endpoint::new(identity, Protocol::Replication, settings.timing().peer)?;
     let listener = bind(settings.replication_address()).await?;
@@ -85,6 +87,18 @@ async fn serve(dir: &Path) -> anyhow::Result<()> {
     tokio::task::spawn_local(stop_on_signal(inbox)?);
     tracing::info!(node = settings.name, %instance, "storage runs");
     engine.run().await
+}
+
+/// The node's identity; the cluster manager makes it at the node's first start.
+async fn identity(dir: &Path) -> anyhow::Result<Identity> {
+    loop {
+        match Identity::load(dir) {
+            Err(IdentityError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            loaded => return Ok(loaded?),
+        }
+    }
 }
 
 fn stop_on_signal(inbox: Inbox<Input>) -> anyhow::Result<impl Future<Output = ()>> {

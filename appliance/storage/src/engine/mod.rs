@@ -26,11 +26,8 @@ use anyhow::Context;
 use base::{InstanceId, Monotonic, VolumeId};
 use cluster::lease::{Clocks, Guard};
 use control::link::{CommittedState, ToCluster};
-use disk::{BufferPool, PoolLimits, Ring, RingConfig};
+use disk::{BufferPool, PoolLimits, Readiness, Ring, RingConfig};
 use replication::Options;
-use std::os::fd::{AsFd, OwnedFd};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use self::opening::{Opened, Opener};
@@ -66,7 +63,6 @@ pub(crate) struct Engine {
     instance: InstanceId,
     inbox: Inbox<Input>,
     operations: Operations,
-    buffers: BufferPool,
     peers: Peers,
     link: mpsc::UnboundedSender<ToCluster>,
     opener: Opener,
@@ -102,8 +98,7 @@ impl Engine {
         Ok(Self {
             instance,
             requests: Requests::new(buffers.clone()),
-            operations: Operations::new(ring, buffers.clone()),
-            buffers,
+            operations: Operations::new(ring, buffers),
             inbox,
             peers,
             link,
@@ -119,8 +114,7 @@ impl Engine {
 
     /// Runs until a stop has been carried out.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
-        #[expect(deprecated, reason = "its successor is unsafe; the descriptor is owned by what is passed in")]
-        let wake = AsyncFd::with_interest(descriptor(&self.operations)?, Interest::READABLE)?;
+        let wake = Readiness::of(&self.operations.ring)?;
         loop {
             self.turn();
             if self.stopped() {
@@ -134,7 +128,7 @@ impl Engine {
             }
             tokio::select! {
                 () = self.inbox.ready() => {}
-                ready = wake.readable() => ready?.clear_ready(),
+                ready = wake.wait() => ready?,
                 () = tokio::time::sleep(self.sleep()) => {}
             }
         }
@@ -259,9 +253,4 @@ impl Engine {
     fn stopped(&self) -> bool {
         self.stopping && self.volumes.values().all(|volume| volume.stopped)
     }
-}
-
-/// The descriptor that tells of completions. A duplicate: the ring itself stays with the engine.
-fn descriptor(operations: &Operations) -> std::io::Result<OwnedFd> {
-    operations.ring.as_fd().try_clone_to_owned()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base::{ByteCount, ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
 use control::link::Volume;
-use disk::{AreaKind, Disk, DiskError, ErrorKind, Identity as Owner, OpenOptions, Pool, Space};
+use disk::{AreaKind, BufferPool, Disk, DiskError, ErrorKind, Identity as Owner, OpenOptions, Pool, Space};
 use replication::{Identity, Layout, Recovery};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -193,17 +193,22 @@ fn is_blank(meta: &Space, layout: &Layout) -> Result<bool, DiskError> {
 }
 
 fn read(space: &Space, offset_bytes: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
-    let mut rest = bytes;
-    for piece in space.locate(offset_bytes, rest.len() as u64)? {
+    // Direct I/O wants aligned memory.
+    let mut aligned = BufferPool::default().take_urgent(bytes.len())?;
+    let mut rest = aligned.as_mut_slice();
+    for piece in space.locate(offset_bytes, bytes.len() as u64)? {
         let (part, after) = rest.split_at_mut(usize::try_from(piece.len_bytes).unwrap_or(rest.len()));
         piece.disk.read_blocking(piece.disk_offset_bytes, part)?;
         rest = after;
     }
+    bytes.copy_from_slice(aligned.as_slice());
     Ok(())
 }
 
 fn write(space: &Space, offset_bytes: u64, bytes: &[u8]) -> Result<(), DiskError> {
-    let mut rest = bytes;
+    let mut aligned = BufferPool::default().take_urgent(bytes.len())?;
+    aligned.as_mut_slice().copy_from_slice(bytes);
+    let mut rest = aligned.as_slice();
     for piece in space.locate(offset_bytes, bytes.len() as u64)? {
         let (part, after) = rest.split_at(usize::try_from(piece.len_bytes).unwrap_or(rest.len()));
         piece.disk.write_blocking(piece.disk_offset_bytes, part)?;
