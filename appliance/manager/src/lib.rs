@@ -31,6 +31,8 @@ mod proposals;
 mod raft;
 mod server;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use anyhow::Context;
 use std::path::Path;

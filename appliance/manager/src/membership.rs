@@ -31,12 +31,16 @@ pub(crate) fn refresh_contacts(node: &Node) {
         introduction.iter().flat_map(|told| &told.members).filter_map(contact).collect()
     };
     // Just paired: let in to say welcome, or to be welcomed.
-    let visitor = node.visitor.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if let Some(card) = visitor
+    let mut visitor = node.visitor.lock().unwrap_or_else(PoisonError::into_inner);
+    if visitor.as_ref().is_some_and(|card| contacts.contains_key(&card.node)) {
+        *visitor = None;
+    }
+    if let Some(card) = visitor.as_ref()
         && let Some(pin) = card.pin()
     {
-        contacts.entry(card.node).or_insert(Contact { address: card.cluster_address, pin });
+        contacts.insert(card.node, Contact { address: card.cluster_address, pin });
     }
+    drop(visitor);
     contacts.remove(&node.me);
     node.peers.update(&contacts);
 }

@@ -38,14 +38,7 @@ pub(crate) async fn propose(
         let proposed = match leader {
             None => Proposed::NotLeader,
             Some(leader) if leader == node.me => here(node, command.clone(), attempt).await?,
-            Some(leader) => match node.peers.call(leader, Request::Propose(command.clone()), attempt).await {
-                Ok(Response::Proposed(proposed)) => proposed,
-                Ok(_) => Proposed::NotLeader,
-                Err(error) => {
-                    tracing::debug!(%error, "proposal not answered");
-                    Proposed::Undecided
-                }
-            },
+            Some(leader) => there(node, leader, command.clone(), attempt).await,
         };
         match proposed {
             Proposed::Decided { index, outcome } => {
@@ -58,6 +51,27 @@ pub(crate) async fn propose(
             Proposed::Undecided => in_doubt = true,
         }
         sleep(node.timing.raft_heartbeat.min(left)).await;
+    }
+}
+
+/// Asks the leader, for as long as it leads: a leader that is gone answers nothing, and the next one is known sooner than
+/// the time-out.
+async fn there(node: &Node, leader: NodeId, command: Command, patience: Duration) -> Proposed {
+    let mut metrics = node.raft.metrics();
+    let asked = node.peers.call(leader, Request::Propose(command), patience);
+    let answer = tokio::select! {
+        answer = asked => answer,
+        _ = metrics.wait_for(|metrics| metrics.current_leader != Some(leader.0)) => {
+            return Proposed::Undecided;
+        }
+    };
+    match answer {
+        Ok(Response::Proposed(proposed)) => proposed,
+        Ok(_) => Proposed::NotLeader,
+        Err(error) => {
+            tracing::debug!(%error, "proposal not answered");
+            Proposed::Undecided
+        }
     }
 }
 

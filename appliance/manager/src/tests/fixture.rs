@@ -1,0 +1,200 @@
+//! Nodes on loopback addresses of their own test, and calls to their control sockets.
+
+use super::fake_storage::FakeStorage;
+use crate::node::Manager;
+use control::api::{Answer, Command, Event, Status};
+use control::paths;
+use control::settings::{Ports, Role, Settings, Timing};
+use serde::de::DeserializeOwned;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+pub(super) const IQN: &str = "iqn.2026-11.local.futago:test";
+/// Tests run beside each other on few cores: time-outs are longer than on an appliance.
+const SCALE_PERCENT: u32 = 150;
+
+/// One node.
+pub(super) struct TestNode {
+    pub(super) settings: Settings,
+    pub(super) dir: PathBuf,
+    runtime: Option<Runtime>,
+    pub(super) storage: Option<FakeStorage>,
+    _home: tempfile::TempDir,
+}
+
+impl TestNode {
+    /// A node that is not started yet; `net` is the test's own part of 127.1.0.0/16.
+    pub(super) fn new(net: u8, host: u8, name: &str, role: Role) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        let settings = Settings {
+            version: 1,
+            name: name.into(),
+            role,
+            address: [127, 1, net, host].into(),
+            ports: Ports::default(),
+            portal_interface: None,
+            portal_prefix_len: 24,
+            disks: if role == Role::Data { vec!["disk0.img".into()] } else { Vec::new() },
+            time_scale_percent: SCALE_PERCENT,
+            web: false,
+        };
+        std::fs::write(dir.join(paths::SETTINGS), serde_json::to_vec(&settings).unwrap()).unwrap();
+        Self { settings, dir, runtime: None, storage: None, _home: home }
+    }
+
+    /// Starts the manager.
+    pub(super) fn try_start(&mut self) -> Result<(), String> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let mut manager =
+            runtime.block_on(Manager::start(&self.dir)).map_err(|error| format!("{error:#}"))?;
+        runtime.spawn(async move {
+            let error = manager.failed().await;
+            eprintln!("manager failed: {error:#}");
+        });
+        self.runtime = Some(runtime);
+        Ok(())
+    }
+
+    pub(super) fn start(&mut self) {
+        self.try_start().unwrap();
+    }
+
+    /// Starts the stand-in for the storage process.
+    pub(super) fn start_storage(&mut self) {
+        self.storage = Some(FakeStorage::start(&self.dir, self.timing()));
+    }
+
+    pub(super) fn storage(&self) -> &FakeStorage {
+        self.storage.as_ref().unwrap()
+    }
+
+    /// Ends everything of this node at once, without a goodbye.
+    pub(super) fn kill(&mut self) {
+        self.storage = None;
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(10));
+        }
+    }
+
+    pub(super) fn timing(&self) -> Timing {
+        self.settings.timing()
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.settings.cluster_address()
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.http("GET", "/status", "")
+    }
+
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.http("GET", "/events?after=0", "")
+    }
+
+    pub(super) fn command(&self, command: &Command) -> Answer {
+        self.http("POST", "/command", &serde_json::to_string(command).unwrap())
+    }
+
+    pub(super) fn done(&self, command: &Command) {
+        assert_eq!(self.command(command), Answer::Done, "{command:?}");
+    }
+
+    /// The kind and message of a command's failure.
+    pub(super) fn fails(&self, command: &Command) -> (String, String) {
+        match self.command(command) {
+            Answer::Failed { kind, message } => (kind, message),
+            other => panic!("{command:?}: {other:?}"),
+        }
+    }
+
+    pub(super) fn offer(&self) -> String {
+        match self.command(&Command::OfferPairing) {
+            Answer::PairingCode { code, valid_s } => {
+                assert_eq!(valid_s, 600);
+                code
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn pair(&self, other: &Self) {
+        self.done(&Command::Pair { address: other.address(), code: other.offer() });
+    }
+
+    fn http<T: DeserializeOwned>(&self, method: &str, path: &str, body: &str) -> T {
+        http(&self.dir.join(paths::CLUSTER_SOCKET), method, path, body)
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn http<T: DeserializeOwned>(socket: &Path, method: &str, path: &str, body: &str) -> T {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(body).unwrap()
+}
+
+/// Waits until `check` gives something.
+pub(super) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(40);
+    loop {
+        if let Some(value) = check() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Two data nodes and a witness, started, paired and voting; no storage yet.
+pub(super) fn trio(net: u8) -> [TestNode; 3] {
+    let mut nodes = [
+        TestNode::new(net, 11, "a", Role::Data),
+        TestNode::new(net, 12, "b", Role::Data),
+        TestNode::new(net, 13, "witness", Role::Witness),
+    ];
+    for node in &mut nodes {
+        node.start();
+    }
+    let portal = SocketAddr::from(([127, 1, net, 50], 3260));
+    nodes[0].done(&Command::CreateCluster { portal });
+    nodes[0].pair(&nodes[1]);
+    nodes[0].pair(&nodes[2]);
+    nodes
+}
+
+/// A trio with storage, a volume `v` that is LUN 0, and its primary's place in the array.
+pub(super) fn serving_trio(net: u8) -> ([TestNode; 3], usize) {
+    let mut nodes = trio(net);
+    nodes[0].start_storage();
+    nodes[1].start_storage();
+    // Asked of a node that need not lead.
+    nodes[1].done(&Command::CreateVolume { name: "v".into(), size: base::ByteCount::mib(64) });
+    nodes[1].done(&Command::CreateTarget { iqn: IQN.into() });
+    nodes[1].done(&Command::MapLun { iqn: IQN.into(), lun: 0, volume: "v".into() });
+    let primary =
+        eventually("a storage process serves", || (0..2).find(|node| nodes[*node].storage().serves()));
+    (nodes, primary)
+}

@@ -1,0 +1,174 @@
+//! What a cluster does when it is used, and when nodes die.
+
+use super::fixture::{IQN, TestNode, eventually, serving_trio, trio};
+use base::{Change, EpochReason};
+use control::api::{Command, VolumeState};
+use control::settings::Role;
+use std::time::Instant;
+
+fn epoch_reason(node: &TestNode) -> Option<EpochReason> {
+    node.storage().config().map(|config| config.reason)
+}
+
+/// Adds the other data node to the in-sync set, as the primary's storage process does after a resync.
+fn grow(nodes: &[TestNode; 3], primary: usize) {
+    let other = nodes[1 - primary].storage().state().unwrap().node;
+    nodes[primary].storage().propose(Change::Grow { add: other });
+    eventually("both in sync", || {
+        (0..2).all(|node| epoch_reason(&nodes[node]) == Some(EpochReason::Grown)).then_some(())
+    });
+}
+
+#[test]
+fn three_nodes_pair_and_commit() {
+    let nodes = trio(20);
+    for node in &nodes {
+        let status = eventually("all online", || {
+            let status = node.status();
+            let cluster = status.cluster.as_ref()?;
+            (cluster.quorum && cluster.members.len() == 3 && cluster.members.iter().all(|m| m.online))
+                .then_some(status)
+        });
+        assert_eq!(status.node, node.settings.name);
+        assert!(status.cluster.unwrap().leader.is_some());
+    }
+    let text = nodes[2].events().iter().map(|event| event.text.clone()).collect::<Vec<_>>().join("\n");
+    assert!(text.contains("witness joined the cluster as witness."), "{text}");
+    // Nothing of it can be done twice.
+    let portal = "127.1.20.50:3260".parse().unwrap();
+    assert_eq!(nodes[1].fails(&Command::CreateCluster { portal }).0, "exists");
+    assert_eq!(nodes[1].fails(&Command::OfferPairing).0, "exists");
+    // No storage process, so no room for a volume.
+    let volume = Command::CreateVolume { name: "v".into(), size: base::ByteCount::mib(1) };
+    let (kind, message) = nodes[0].fails(&volume);
+    assert!(kind == "unavailable" && message.contains("is not reached"), "{message}");
+    assert_eq!(nodes[2].fails(&Command::DeleteTarget { iqn: IQN.into() }).0, "not_found");
+}
+
+#[test]
+fn a_volume_is_served_handed_over_and_changed() {
+    let (nodes, primary) = serving_trio(21);
+    let other = 1 - primary;
+    assert!(!nodes[other].storage().serves());
+    // The first promotion leaves one in sync: nobody to hand over to.
+    let hand_over = Command::HandOver { volume: "v".into(), to: None };
+    assert_eq!(nodes[2].fails(&hand_over).0, "unavailable");
+    grow(&nodes, primary);
+    eventually("healthy", || {
+        let status = nodes[2].status();
+        (status.volumes[0].state == VolumeState::Healthy).then_some(())
+    });
+    let status = nodes[other].status();
+    assert_eq!(status.volumes[0].in_sync, ["a", "b"]);
+    assert_eq!(status.volumes[0].primary.as_deref(), Some(nodes[primary].settings.name.as_str()));
+    assert_eq!((status.targets[0].iqn.as_str(), status.targets[0].luns[0].volume.as_str()), (IQN, "v"));
+    // Asked of the witness, which has no storage at all.
+    nodes[2].done(&hand_over);
+    let started = Instant::now();
+    eventually("the other serves", || nodes[other].storage().serves().then_some(()));
+    // A clean hand-over waits for no lease to end.
+    assert!(started.elapsed() < nodes[0].timing().lease, "{:?}", started.elapsed());
+    assert!(!nodes[primary].storage().serves());
+    // Only the primary may propose; who is refused hears of it.
+    let number = nodes[primary].storage().propose(Change::Shrink { keep: [base::NodeId(1)].into() });
+    let reason = eventually("refused", || {
+        nodes[primary].storage().refused().into_iter().find(|(refused, _)| *refused == number)
+    });
+    assert!(reason.1.contains("only the primary"), "{}", reason.1);
+    let text = nodes[2].fails(&Command::DeleteVolume { name: "v".into() });
+    assert_eq!(text.0, "in_use");
+}
+
+#[test]
+fn the_other_takes_over_when_the_primary_dies_and_the_dead_one_returns() {
+    let (mut nodes, primary) = serving_trio(22);
+    let other = 1 - primary;
+    grow(&nodes, primary);
+    let before = nodes[other].storage().config().unwrap();
+    nodes[primary].kill();
+    let died = Instant::now();
+    eventually("the other serves", || nodes[other].storage().serves().then_some(()));
+    let pause = died.elapsed();
+    println!("pause after the death of the primary: {pause:?} at time scale 150 %");
+    let after = nodes[other].storage().config().unwrap();
+    assert!(after.epoch > before.epoch && after.reason == EpochReason::Promoted);
+    assert_eq!(after.in_sync.len(), 1);
+    let status = nodes[2].status();
+    let name = nodes[primary].settings.name.clone();
+    assert!(status.problems.contains(&format!("{name} is not reached.")), "{:?}", status.problems);
+    nodes[primary].start();
+    nodes[primary].start_storage();
+    let back = eventually("the dead one knows", || {
+        nodes[primary].storage().config().filter(|config| config.epoch == after.epoch)
+    });
+    assert_eq!(back, after);
+    // It is not in sync, so it never proposes itself, and gets no lease.
+    std::thread::sleep(nodes[0].timing().lease * 2);
+    assert!(!nodes[primary].storage().serves() && nodes[other].storage().serves());
+}
+
+#[test]
+fn a_restarted_storage_process_is_promoted_anew() {
+    let (mut nodes, primary) = serving_trio(23);
+    let before = nodes[primary].storage().config().unwrap();
+    nodes[primary].storage = None;
+    nodes[primary].start_storage();
+    eventually("it serves again", || nodes[primary].storage().serves().then_some(()));
+    let after = nodes[primary].storage().config().unwrap();
+    assert!(after.epoch > before.epoch && after.primary == before.primary);
+    assert_ne!(after.primary_instance, before.primary_instance);
+}
+
+#[test]
+fn without_a_majority_the_lease_ends() {
+    let (mut nodes, primary) = serving_trio(24);
+    let other = 1 - primary;
+    nodes[2].kill();
+    std::thread::sleep(nodes[0].timing().lease);
+    assert!(nodes[primary].storage().serves(), "two of three are a majority");
+    nodes[other].kill();
+    std::thread::sleep(nodes[0].timing().lease + nodes[0].timing().renew);
+    assert!(!nodes[primary].storage().serves());
+    let status = nodes[primary].status();
+    assert!(!status.cluster.unwrap().quorum);
+    assert_eq!(status.volumes[0].state, VolumeState::Suspended);
+    let (kind, _) = nodes[primary].fails(&Command::CreateTarget { iqn: format!("{IQN}2") });
+    assert_eq!(kind, "timed_out");
+    // The witness comes back: a majority again.
+    nodes[2].start();
+    eventually("it serves again", || nodes[primary].storage().serves().then_some(()));
+}
+
+#[test]
+fn all_die_at_once_and_come_back() {
+    let (mut nodes, primary) = serving_trio(25);
+    grow(&nodes, primary);
+    let before = nodes[primary].storage().config().unwrap();
+    for node in &mut nodes {
+        node.kill();
+    }
+    for node in &mut nodes {
+        node.start();
+    }
+    nodes[0].start_storage();
+    nodes[1].start_storage();
+    let serving = eventually("one serves", || (0..2).find(|node| nodes[*node].storage().serves()));
+    let after = nodes[serving].storage().config().unwrap();
+    assert!(after.epoch > before.epoch && after.reason == EpochReason::Promoted);
+    assert_eq!(nodes[2].status().targets[0].luns.len(), 1);
+}
+
+#[test]
+fn two_nodes_without_a_witness_keep_one_voter() {
+    let mut nodes = [TestNode::new(26, 11, "a", Role::Data), TestNode::new(26, 12, "b", Role::Data)];
+    for node in &mut nodes {
+        node.start();
+    }
+    nodes[0].done(&Command::CreateCluster { portal: "127.1.26.50:3260".parse().unwrap() });
+    nodes[0].pair(&nodes[1]);
+    nodes[1].done(&Command::CreateTarget { iqn: IQN.into() });
+    // S19: b does not vote, so its death stops nothing.
+    nodes[1].kill();
+    nodes[0].done(&Command::DeleteTarget { iqn: IQN.into() });
+    assert!(nodes[0].status().cluster.unwrap().quorum);
+}
