@@ -38,7 +38,6 @@ pub enum ToStorage {
     Stop,
 }
 
-
 /// What storage needs of the committed cluster state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommittedState {

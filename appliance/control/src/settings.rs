@@ -212,7 +212,8 @@ mod tests {
     #[test]
     fn faults_name_the_setting() {
         assert_eq!(sample().validate(), Ok(()));
-        let cases: [(&str, fn(&mut Settings)); 6] = [
+        type Spoil = fn(&mut Settings);
+        let cases: [(&str, Spoil); 6] = [
             ("version", |s| s.version = 2),
             ("name", |s| s.name = "-x".into()),
             ("address", |s| s.address = "0.0.0.0".parse().unwrap()),

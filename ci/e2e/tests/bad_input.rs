@@ -87,16 +87,16 @@ fn damaged_state_is_named_and_left_alone() {
     // Both copies of a disk's label: that node's storage refuses the disk and says so; the other one serves.
     let path = dir.join("a/disk0.img");
     let disk = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-    let mut head = vec![0; 1 << 20];
+    let mut head = vec![0; 16 << 20];
     disk.read_exact_at(&mut head, 0).unwrap();
-    disk.write_all_at(&vec![0xff; 1 << 20], 0).unwrap();
+    disk.write_all_at(&vec![0xff; 16 << 20], 0).unwrap();
     let mut demo = Demo::start(&dir, "256MiB").unwrap();
     check_pattern(&demo);
     wait_for("the refused disk in the list of problems", Duration::from_secs(20), || {
         demo.status()?["problems"].to_string().contains("disk0.img").then_some(())
     })
     .unwrap();
-    let mut after = vec![0; 1 << 20];
+    let mut after = vec![0; 16 << 20];
     disk.read_exact_at(&mut after, 0).unwrap();
     assert!(after.iter().all(|&b| b == 0xff), "the refused disk was written to");
     demo.stop().unwrap();

@@ -142,7 +142,8 @@ fn reserve(path: &Path, len_bytes: u64) -> anyhow::Result<()> {
 pub(super) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let partial = path.with_extension("partial");
     let write = || -> std::io::Result<()> {
-        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        let mut file =
+            fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&partial, path)

@@ -49,7 +49,11 @@ pub(super) fn start(node: DemoNode, demo: &Path) -> anyhow::Result<Pid> {
         }
         if let Some(status) = child.try_wait()? {
             let last = fs::read_to_string(&log_path).unwrap_or_default();
-            bail!("node {} ended at once ({status}): {}", node.name, last.lines().last().unwrap_or("no message"));
+            bail!(
+                "node {} ended at once ({status}): {}",
+                node.name,
+                last.lines().last().unwrap_or("no message")
+            );
         }
         if Instant::now() > deadline {
             bail!("node {} did not come up; see {}", node.name, log_path.display());
