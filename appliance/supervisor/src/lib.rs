@@ -44,8 +44,10 @@ use std::path::Path;
 /// Settings that can't be used, a folder in use by another node, or the configuration error of a service.
 pub fn run_node(dir: &Path, exe: &Path) -> anyhow::Result<()> {
     let settings = node::load_settings(dir)?;
-    if rustix::process::getpgrp() != rustix::process::getpid() {
-        rustix::process::setsid().context("new session")?;
+    match rustix::process::setsid() {
+        // Not permitted: it leads a process group already, which is all that is wanted.
+        Ok(_) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(error).context("new session"),
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
