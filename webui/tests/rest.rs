@@ -104,6 +104,9 @@ async fn knock(url: &str, local: &Client) {
     assert!(error.message.contains(&fingerprint), "{}", error.message);
     Client::remote(url, "admin", PASSWORD, Trust::Anyone).unwrap().status().await.unwrap();
 
+    let plain = plain_http(url);
+    assert!(plain.starts_with("HTTP/1.1 400") && plain.contains("https://"), "{plain}");
+
     let mut kinds = Vec::new();
     for _ in 0..7 {
         kinds.push(remote("wrong password").status().await.unwrap_err().kind);
@@ -111,4 +114,14 @@ async fn knock(url: &str, local: &Client) {
     assert_eq!(kinds[0], "unauthorized");
     assert_eq!(kinds[6], "too_many_attempts");
     assert_eq!(remote(PASSWORD).status().await.unwrap_err().kind, "too_many_attempts", "no way to guess on");
+}
+
+/// What a browser gets that was told `http://`.
+fn plain_http(url: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(url.trim_start_matches("https://")).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -170,18 +170,20 @@ enum NodeCommand {
 
 /// What a command has to say.
 struct Report {
-    json: serde_json::Value,
+    /// Fields in the order of the types, as the manual shows them.
+    json: String,
     human: String,
 }
 
 impl Report {
     fn new(value: &impl Serialize, human: String) -> Result<Self, ClientError> {
-        let json = serde_json::to_value(value).map_err(|e| ClientError::new("internal", e.to_string()))?;
+        let json =
+            serde_json::to_string_pretty(value).map_err(|e| ClientError::new("internal", e.to_string()))?;
         Ok(Self { json, human })
     }
 
     fn done(human: String) -> Self {
-        Self { json: serde_json::json!({ "done": true }), human }
+        Self { json: "{\n  \"done\": true\n}".to_owned(), human }
     }
 }
 
@@ -191,7 +193,7 @@ pub fn ctl(args: &CtlArguments) -> ExitCode {
     let json = args.json;
     let outcome = run(args);
     let printed = match &outcome {
-        Ok(report) if json => writeln!(std::io::stdout(), "{:#}", report.json),
+        Ok(report) if json => writeln!(std::io::stdout(), "{}", report.json),
         Ok(report) => write!(std::io::stdout(), "{}", report.human),
         Err(e) if json => {
             let body = serde_json::json!({ "error": { "kind": e.kind, "message": e.message } });
@@ -375,4 +377,49 @@ async fn support_bundle(client: &Client, file: &Path) -> Result<Report, ClientEr
 
 fn not_available(what: &str) -> ClientError {
     ClientError::new("not_available", format!("{what}: not available in this version"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser, Debug)]
+    struct Wrapper {
+        #[command(flatten)]
+        ctl: CtlArguments,
+    }
+
+    fn parse(line: &str) -> Result<CtlArguments, clap::Error> {
+        Wrapper::try_parse_from(line.split(' ')).map(|w| w.ctl)
+    }
+
+    #[test]
+    fn the_contract_s_commands_are_understood() {
+        <Wrapper as clap::CommandFactory>::command().debug_assert();
+        for line in [
+            "ctl --dir d status --json",
+            "ctl volume create demo 10GiB",
+            "ctl volume grow demo 20GiB",
+            "ctl volume delete demo",
+            "ctl target map iqn.2026-11.a:b 0 demo",
+            "ctl node create-cluster --portal 127.0.0.50:3260",
+            "ctl node pair 127.0.0.12:7780 1-2",
+            "ctl --url https://h --insecure handover demo --to b",
+            "ctl verify demo",
+            "ctl events --after 7",
+            "ctl support-bundle x.tar",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        assert!(parse("ctl --dir d --url https://h status").is_err());
+        assert!(parse("ctl volume create demo 5").is_err());
+    }
+
+    #[test]
+    fn a_password_is_never_sent_to_an_unknown_console() {
+        let args = parse("ctl --url https://127.0.0.1:1 status").unwrap();
+        let error = connect(&args).map(|_| ()).unwrap_err();
+        assert!(error.message.contains("--fingerprint"), "{}", error.message);
+    }
 }

@@ -70,8 +70,8 @@ pub(super) fn status(status: &Status) -> String {
 }
 
 pub(super) fn members(members: &[MemberStatus]) -> String {
-    let rows: Vec<Vec<String>> = members
-        .iter()
+    let rows: Vec<Vec<String>> = words::in_order(members)
+        .into_iter()
         .map(|m| {
             let capacity = if m.capacity.0 == 0 { "-".to_owned() } else { m.capacity.to_string() };
             let free = if m.capacity.0 == 0 { "-".to_owned() } else { m.free.to_string() };

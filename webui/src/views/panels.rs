@@ -220,7 +220,7 @@ pub(crate) fn render(seen: &Snapshot) -> Result<Panels, askama::Error> {
         .render()?,
         nodes: NodesPanel {
             nodes: cluster
-                .map(|c| c.members.iter().map(|m| node_card(m, c, status)).collect())
+                .map(|c| words::in_order(&c.members).into_iter().map(|m| node_card(m, c, status)).collect())
                 .unwrap_or_default(),
             stale: stale.clone(),
             known: status.is_some(),
@@ -255,6 +255,8 @@ impl VolumeCard {
         let served = volume.primary.as_deref().filter(|_| {
             matches!(volume.state, VolumeState::Healthy | VolumeState::Degraded | VolumeState::Resyncing)
         });
+        let mut copies: Vec<&String> = volume.replicas.iter().collect();
+        copies.sort();
         let other_in_sync = volume.in_sync.iter().any(|n| Some(n.as_str()) != volume.primary.as_deref());
         Self {
             name: volume.name.clone(),
@@ -263,7 +265,7 @@ impl VolumeCard {
             state: words::volume(volume.state),
             primary: served.map(str::to_owned),
             epoch: volume.epoch.0,
-            copies: volume.replicas.iter().map(|n| copy(n, volume, served)).collect(),
+            copies: copies.into_iter().map(|n| copy(n, volume, served)).collect(),
             resync: volume.resync.as_ref().map(resync),
             verify: volume
                 .verify

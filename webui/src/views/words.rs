@@ -1,7 +1,7 @@
 //! One word, one tone and one mark for every state, the same on pages and on the command line. A state is never
 //! told by colour alone.
 
-use control::api::VolumeState;
+use control::api::{MemberStatus, VolumeState};
 use control::service::ServiceState;
 use control::settings::Role;
 
@@ -68,6 +68,13 @@ pub(crate) fn service_title(name: &str) -> &str {
         "time" => "Time synchronisation",
         other => other,
     }
+}
+
+/// Members as they are listed: data nodes first, then by name.
+pub(crate) fn in_order(members: &[MemberStatus]) -> Vec<&MemberStatus> {
+    let mut sorted: Vec<&MemberStatus> = members.iter().collect();
+    sorted.sort_by_key(|m| (m.role == Role::Witness, m.name.as_str()));
+    sorted
 }
 
 /// A node's.
