@@ -7,7 +7,7 @@
 //! - Frames of one direction are numbered from 1; a gap, repeat or swap ends the session.
 //! - Decoding is total; trailing bytes are an error.
 
-use alloc::{string::String, vec::Vec};
+use alloc::vec::Vec;
 use base::{
     ByteCount, ClusterId, DecodeError, Epoch, InstanceId, NodeId, Reader, ReplicaId, SessionId, VolumeId,
 };
@@ -411,14 +411,6 @@ impl Frame {
         w.u32(crc).bytes(&body);
         w.into_vec()
     }
-
-    /// Name of the frame's kind, for log lines.
-    #[must_use]
-    pub fn name(&self) -> String {
-        use alloc::format;
-        let text = format!("{:?}", self.message);
-        text.split(['(', ' ', '{']).next().unwrap_or_default().into()
-    }
 }
 
 #[cfg(test)]
@@ -528,6 +520,5 @@ mod tests {
             message: Message::Write(target),
         };
         assert_eq!(decode(&frame.encode()), Err(DecodeError::Value("payload length")));
-        assert_eq!(frame.name(), "Write");
     }
 }

@@ -1,4 +1,26 @@
-//! One volume's replica on one node, as a pure state machine.
+//! One volume's replica on one node, as a pure state machine: bytes, events and a time go in, commands come out.
+//!
+//! The storage process and the simulator drive the same [`Replica`]: they execute what [`Replica::poll_command`] says,
+//! report every completion by a `handle_*` method, and call [`Replica::handle_timeout`] when
+//! [`Replica::poll_timeout`] is due. The engine never sees data, only handles on it ([`Buffer`]).
+//!
+//! # Invariants
+//! - It obeys committed configurations and proposes changes; it never decides who is primary (S3, S21).
+//! - Epochs: nothing is answered, to initiators or the peer, below the highest epoch heard of (`epoch.rs`, S4, S6).
+//! - Sessions: at most one, in one epoch; frames of any other are dropped (`session.rs`, S4, S7, S10).
+//! - Writes: the extent is in the durable activity log before any disk is touched (`write.rs`, `activity_log.rs`, S9);
+//!   an answer needs every in-sync copy (S1) or a committed configuration without the one that is silent (S2).
+//! - Ranges: overlapping work runs one after the other, first come first served (`range_lock.rs`, S18).
+//! - Answers: only under a valid lease, checked at receipt and again before the answer (`serve.rs`, S5).
+//! - Records: two places, checksum, sequence, identity; relied on only when both hold them (`record.rs`, S12).
+//!
+//! # Flow of a write
+//! `serve.rs` checks and files it → `range_lock.rs` → `write.rs` has the extents logged, submits it to the local disk and
+//! sends it to the peer → `apply.rs` on the peer → both confirmed → `write.rs` settles it → `serve.rs` answers.
+//!
+//! # Limits
+//! Two replicas of a volume; write-through. Other configurations are reported as [`Problem::Unsupported`] and not
+//! served.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -223,9 +223,14 @@ impl TwoPlaces {
         self.writing.is_some()
     }
 
+    /// A write is asked for and none runs.
+    pub(crate) fn is_due(&self) -> bool {
+        self.writing.is_none() && self.durable < self.wanted
+    }
+
     /// Starts a write if one is due and none runs. `encode` gets the sequence number.
     pub(crate) fn begin(&mut self, encode: impl FnOnce(u64) -> Vec<u8>) -> Option<(u8, Vec<u8>)> {
-        if self.writing.is_some() || self.durable >= self.wanted {
+        if !self.is_due() {
             return None;
         }
         self.sequence += 1;

@@ -68,7 +68,8 @@ pub fn format(
         size,
         epoch,
         data_epoch: epoch,
-        inconsistent: Epoch(0),
+        // S10: a copy that never held the data is no copy, whatever the in-sync set says, until it is a target.
+        inconsistent: if created.is_some() { Epoch(0) } else { Epoch(u64::MAX) },
         peer: PeerMark { data_epoch: epoch, ..PeerMark::default() },
         peer_node: NodeId(0),
     };

@@ -363,6 +363,9 @@ impl<B: Buffer> Replica<B> {
     }
 
     pub(crate) fn write_page(&mut self, page: u32) {
+        if !self.bitmap.record(page).is_some_and(|record| record.is_due()) {
+            return;
+        }
         let body = self.bitmap.encode(page);
         let identity = self.identity;
         let seal = |sequence| record::encode(&identity, RecordKind::BitmapPage, page, sequence, &body);

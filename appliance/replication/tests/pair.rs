@@ -391,3 +391,37 @@ fn old_epochs_are_not_obeyed() {
     w.settle();
     assert_eq!(w.nodes[1].data[BLOCK], 0, "S4");
 }
+
+#[test]
+fn a_blank_copy_is_no_copy_until_it_is_resynced() {
+    let mut w = World::healthy();
+    w.write(0, 1, 1);
+    w.settle();
+    w.crash(1, || true);
+    // Its disk was replaced while it is still in the in-sync set.
+    for (offset, bytes) in format(world::identity(1), w.config.size, None).unwrap() {
+        let at = usize::try_from(offset).unwrap();
+        w.nodes[1].meta[at..at + bytes.len()].copy_from_slice(&bytes);
+    }
+    w.nodes[1].data.fill(0);
+    w.start(1);
+    w.tell_config(1);
+    w.settle();
+    assert!(!w.status(1).usable);
+    w.run(5000);
+    assert!(w.equal() && w.status(1).usable && w.config.in_sync.len() == 2);
+}
+
+#[test]
+fn a_rewind_of_one_bit_in_a_frame_is_noticed() {
+    let mut w = World::healthy();
+    w.write(0, 1, 1);
+    w.disk(0, 0);
+    w.disk(0, 0);
+    let bytes = w.wires[1][0].1.clone();
+    for bit in 0..bytes.len() * 8 {
+        let mut bad = bytes.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(world::decode(&bad).is_err(), "I8: bit {bit}");
+    }
+}

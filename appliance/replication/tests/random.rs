@@ -137,7 +137,11 @@ impl Walk {
                 let pending = self.world.nodes[n].pending.len();
                 if pending > 0 && up && !self.stalled[n] {
                     let at = self.rng.below(pending);
-                    self.world.disk(n, at);
+                    // Data is slower than metadata: sessions come and go while it is queued.
+                    let data = matches!(self.world.nodes[n].pending[at].1, DiskOp::Write { .. });
+                    if !data || self.rng.chance(25) {
+                        self.world.disk(n, at);
+                    }
                 }
             }
             400..640 => {
@@ -148,7 +152,7 @@ impl Walk {
             640..650 => self.stalled[n] = self.rng.chance(30),
             650..760 => self.client(),
             760..820 => {
-                let by = self.rng.below(100) as u64;
+                let by = self.rng.below(150) as u64;
                 self.world.now = self.world.now + Duration::from_millis(by);
                 for n in 0..2 {
                     self.world.event(n, |r, now| r.handle_timeout(now));

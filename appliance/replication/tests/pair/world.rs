@@ -68,6 +68,9 @@ pub struct Node {
     pub read_errors: bool,
 }
 
+/// A frame under way, encoded, and its payload.
+pub type Wired = (SessionId, Vec<u8>, Option<Bytes>);
+
 pub struct World {
     pub now: Monotonic,
     pub nodes: Vec<Node>,
@@ -76,7 +79,7 @@ pub struct World {
     pub proposals: Vec<Proposal>,
     pub sessions: BTreeMap<u64, [usize; 2]>,
     /// Per receiver.
-    pub wires: [VecDeque<(SessionId, Vec<u8>, Option<Bytes>)>; 2],
+    pub wires: [VecDeque<Wired>; 2],
     pub cut: bool,
     pub no_commits: bool,
     pub sabotage: Sabotage,
