@@ -26,6 +26,8 @@ fn copy_in(demo: &Demo, image: &Path, during: impl FnOnce()) {
 }
 
 fn check_portal(demo: &Demo, origin: &image::Image, name: &str) {
+    // A first connection is not retried by QEMU as a broken one is.
+    reconnect(demo.portal(), &demo.iqn(), "iqn.2026-11.local.futago:reader", 99, HEALTHY).unwrap();
     let copy = demo.dir.join(name);
     run_within(
         Duration::from_secs(240),

@@ -117,6 +117,7 @@ async fn serve(dir: &Path, size: ByteCount) -> anyhow::Result<()> {
     };
     tokio::select! {
         done = come_up => done?,
+        ended = processes::first_end(dir) => return ended,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     }

@@ -1,14 +1,14 @@
 //! Starting and ending the demo's nodes: one supervisor each, in a process group of its own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use super::layout::DemoNode;
+use super::layout::{DemoNode, NODES};
 
 /// How long a node may take to hand over, flush and end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ pub(super) fn start(node: DemoNode, demo: &Path) -> anyhow::Result<Pid> {
     }
     let dir = node.dir(demo);
     fs::create_dir_all(dir.join(control::paths::LOG_DIR))?;
-    let log_path = dir.join(control::paths::LOG_DIR).join("supervisor.log");
+    let log_path = log_path(node, demo);
     let log = fs::File::options().create(true).append(true).open(&log_path)?;
     let mut child = Command::new(std::env::current_exe()?)
         .arg("node")
@@ -60,6 +60,28 @@ pub(super) fn start(node: DemoNode, demo: &Path) -> anyhow::Result<Pid> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits until a node ends by itself; the error is what it said last.
+pub(super) async fn first_end(demo: &Path) -> anyhow::Result<()> {
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        reap();
+        if let Some(node) = NODES.into_iter().find(|node| running(*node, demo).is_none()) {
+            bail!("node {} ended: {}", node.name, last_words(&log_path(node, demo)));
+        }
+    }
+}
+
+fn log_path(node: DemoNode, demo: &Path) -> PathBuf {
+    node.dir(demo).join(control::paths::LOG_DIR).join("supervisor.log")
+}
+
+/// The last line of a log.
+fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let line = text.lines().last().unwrap_or("no message");
+    line.trim_start_matches("futago: ").to_owned()
 }
 
 /// Ends the node cleanly: it hands over what it serves, flushes and stops.
