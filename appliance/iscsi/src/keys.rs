@@ -166,7 +166,8 @@ impl Negotiation {
             return Ok(());
         };
         let bit = 1_u32.checked_shl(u32::try_from(index).unwrap_or(0)).unwrap_or(0);
-        if self.seen & bit != 0 {
+        // Names are declared, not negotiated: some initiators tell them in both stages.
+        if self.seen & bit != 0 && rule.1 != Rule::Text {
             return Err(BadOffer);
         }
         self.seen |= bit;
@@ -356,6 +357,8 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(negotiation.offer("InitialR2T", "No", &mut out), Ok(()));
         assert_eq!(negotiation.offer("InitialR2T", "No", &mut out), Err(BadOffer));
+        assert_eq!(negotiation.offer("InitiatorName", "iqn.x", &mut out), Ok(()));
+        assert_eq!(negotiation.offer("InitiatorName", "iqn.x", &mut out), Ok(()));
         for (key, value) in
             [("TargetPortalGroupTag", "1"), ("SendTargets", "All"), ("MaxRecvDataSegmentLength", "1")]
         {

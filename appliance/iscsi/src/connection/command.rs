@@ -142,7 +142,8 @@ impl<H: Host> Connection<H> {
     fn admit(&mut self, id: TaskId, host: &mut H) -> bool {
         let Some(task) = self.tasks.get_mut(id) else { return true };
         let total = self.admitted_bytes.saturating_add(task.cost_bytes);
-        if self.admitted_bytes > 0 && total > self.limits.memory_bytes {
+        let fits = total <= self.limits.memory_bytes && host.has_room(task.cost_bytes);
+        if self.admitted_bytes > 0 && !fits {
             return false;
         }
         if u64::from(task.wanted_out) > self.limits.command_bytes {

@@ -116,6 +116,9 @@ pub trait Host: Gate {
     /// A filled buffer; clones share it.
     type Shared: AsRef<[u8]> + Clone;
 
+    /// Whether so many bytes more may be used now, by all connections together. Asked only by a connection that has
+    /// some in use already, so that each always gets on with at least one command.
+    fn has_room(&self, bytes: u64) -> bool;
     /// A buffer of `len_bytes`; `None` when the system has no memory.
     fn allocate(&mut self, len_bytes: usize) -> Option<Self::Filling>;
     /// Runs a command. `Some`: it is done. `None`: [`Connection::complete`] comes later.
@@ -302,6 +305,10 @@ impl<H: Host> Connection<H> {
     pub fn handle_tick(&mut self, now: Monotonic) {
         if core::mem::take(&mut self.heard) {
             self.last_heard = now;
+        }
+        if self.closing.is_some() && now.since(self.last_heard) >= self.limits.ping_time {
+            // The last answers are not read.
+            self.dropped = true;
         }
         match (&self.phase, self.pinged) {
             (Phase::Login(_), _) => {

@@ -269,6 +269,11 @@ impl Host for Driver {
     type Filling = BufferMut;
     type Shared = Buffer;
 
+    fn has_room(&self, bytes: u64) -> bool {
+        let used = u64::try_from(self.inner.buffers.in_use_bytes()).unwrap_or(u64::MAX);
+        used.saturating_add(bytes) <= self.inner.limits.memory_bytes
+    }
+
     fn allocate(&mut self, len_bytes: usize) -> Option<BufferMut> {
         // The connections' own budgets bound what is asked for.
         self.inner.buffers.take_urgent(len_bytes).ok()

@@ -53,6 +53,8 @@ const SCRATCH_BYTES: usize = 64 << 10;
 pub struct Limits {
     /// Of each connection.
     pub connection: iscsi::Limits,
+    /// Data buffers in use, bytes, beyond which each connection gets on with one command at a time.
+    pub memory_bytes: u64,
     /// Connections in all; more are closed at once.
     pub connections: usize,
     /// Connections that have not finished their login; the oldest gives way to a new one.
@@ -61,7 +63,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connection: iscsi::Limits::default(), connections: 512, half_open: 64 }
+        Self {
+            connection: iscsi::Limits::default(),
+            memory_bytes: 160 << 20,
+            connections: 512,
+            half_open: 64,
+        }
     }
 }
 

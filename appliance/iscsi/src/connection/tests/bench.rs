@@ -44,6 +44,8 @@ pub(super) struct FakeHost {
     pub(super) seen: Vec<Seen>,
     /// Answer every command GOOD at once.
     pub(super) at_once: bool,
+    /// Other connections use all memory.
+    pub(super) crowded: bool,
     pub(super) live: Rc<Cell<usize>>,
     pub(super) targets: usize,
     /// Tasks of other sessions that a function covers.
@@ -68,6 +70,10 @@ impl Gate for FakeHost {
 impl Host for FakeHost {
     type Filling = Counted;
     type Shared = Rc<[u8]>;
+
+    fn has_room(&self, _: u64) -> bool {
+        !self.crowded
+    }
 
     fn allocate(&mut self, len_bytes: usize) -> Option<Counted> {
         self.live.set(self.live.get() + len_bytes);

@@ -86,7 +86,7 @@ fn send_burst(bench: &mut Bench, r2t: &R2t, data: &[u8], most: usize) {
             initiator_task_tag: r2t.initiator_task_tag,
             target_transfer_tag: r2t.target_transfer_tag,
             data_sn,
-            buffer_offset: at as u32,
+            buffer_offset: u32::try_from(at).unwrap(),
             ..DataOut::default()
         };
         bench.send(pdu.encode(), &data[at..at + now]);
@@ -280,4 +280,17 @@ fn a_command_above_every_limit_is_refused_without_its_data() {
     bench.command(command, b"");
     assert_eq!(status(&bench.replies()[0]), (2, [0x24, 0]));
     assert_eq!(bench.host.live.get(), 0);
+}
+
+#[test]
+fn where_others_use_the_memory_one_command_at_a_time_goes_on() {
+    let mut bench = Bench::logged_in("");
+    bench.host.crowded = true;
+    bench.command(read10(1, 1, 512), b"");
+    bench.command(read10(2, 1, 512), b"");
+    assert_eq!(bench.host.seen.len(), 1);
+    bench.finish();
+    assert_eq!(bench.host.seen.len(), 1);
+    bench.finish();
+    assert_eq!(bench.replies().len(), 2);
 }

@@ -150,6 +150,16 @@ fn logout_is_answered_then_the_connection_ends() {
 }
 
 #[test]
+fn an_end_whose_last_words_nobody_reads_comes_all_the_same() {
+    let mut bench = Bench::logged_in("");
+    bench.send(LogoutRequest { immediate: true, ..LogoutRequest::default() }.encode(), b"");
+    bench.machine.handle_tick(seconds(1));
+    assert!(!bench.machine.is_finished());
+    bench.machine.handle_tick(seconds(4));
+    assert!(bench.machine.is_finished());
+}
+
+#[test]
 fn what_is_not_supported_is_rejected() {
     let mut bench = Bench::logged_in("");
     let snack = Snack { last: true, ..Snack::default() };
