@@ -74,7 +74,18 @@ fn run_node(arguments: &NodeArguments) -> anyhow::Result<()> {
 
 fn service(run: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     logging::start();
+    abort_on_panic();
     report(run(), ExitCode::from(EXIT_CONFIG))
+}
+
+/// A service whose state may be half-changed must not go on: one panicking task ends the process, the supervisor starts
+/// it anew, and a new storage process serves nothing that it was not promoted for (S6).
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
 }
 
 /// One line for people on stderr: the error and what it came from.
