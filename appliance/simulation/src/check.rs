@@ -24,6 +24,18 @@ pub struct Violation {
     pub text: String,
 }
 
+impl Violation {
+    /// Data was, or could have been, lost or falsified.
+    pub(crate) fn about_data(&self) -> bool {
+        matches!(self.invariant, "I1" | "I2" | "I3" | "I4" | "I7")
+    }
+
+    /// Something that must happen did not.
+    pub(crate) fn about_liveness(&self) -> bool {
+        matches!(self.invariant, "I5" | "I6")
+    }
+}
+
 /// What a checker answers.
 pub(crate) type Checked = Result<(), Violation>;
 

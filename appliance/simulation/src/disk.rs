@@ -55,7 +55,8 @@ impl Disk {
         self.queue.iter().filter(|(_, op)| written(op).is_some()).count()
     }
 
-    /// Queues an operation. The error tells how the replica broke its promise to the disk.
+    /// Queues an operation. The error tells how the replica broke its promise to the disk; what conflicts is queued all
+    /// the same, as a drive would.
     pub(crate) fn submit(&mut self, token: DiskToken, op: DiskOp<SimBuffer>) -> Result<(), String> {
         if self.queue.iter().any(|(other, _)| *other == token) {
             return Err(format!("disk: {token:?} is in use"));
@@ -70,13 +71,13 @@ impl Disk {
             }
         }
         // Drives may reorder what is queued together, so the replica must not queue what conflicts.
-        for (_, other) in &self.queue {
-            if conflict(&op, other) {
-                return Err(format!("disk: {} while {} is queued", brief(&op), brief(other)));
-            }
-        }
+        let conflicting = self.queue.iter().find(|(_, other)| conflict(&op, other));
+        let checked = match conflicting {
+            Some((_, other)) => Err(format!("disk: {} while {} is queued", brief(&op), brief(other))),
+            None => Ok(()),
+        };
         self.queue.push((token, op));
-        Ok(())
+        checked
     }
 
     /// Completes one operation; `None` if a crash took it.

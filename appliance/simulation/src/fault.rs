@@ -59,6 +59,19 @@ impl World {
             }
             FaultKind::CutOneWay => self.cut_one_way(),
             FaultKind::Isolate => self.isolate(),
+            FaultKind::CutApart => {
+                let until = self.now + self.rng.ms(2000..7000);
+                self.blocked.cluster[0][1] = until;
+                self.blocked.cluster[1][0] = until;
+                if self.rng.chance(50) {
+                    self.blocked.mirror[0][1] = until;
+                    self.blocked.mirror[1][0] = until;
+                }
+                // Whom both still hear may know less than its log says.
+                if self.rng.chance(50) {
+                    self.nodes[2].apply_paused_until = until;
+                }
+            }
             FaultKind::CutMirror => {
                 let until = self.now + self.rng.ms(50..4000);
                 self.blocked.mirror[0][1] = until;
@@ -78,6 +91,11 @@ impl World {
                 for voter in &mut self.raft.voters {
                     voter.leads = false;
                 }
+            }
+            FaultKind::SlowApply => {
+                let node = usize::try_from(self.rng.within(0..3)).unwrap();
+                let node = if self.rng.chance(60) { 2 } else { node };
+                self.nodes[node].apply_paused_until = self.now + self.rng.ms(500..8000);
             }
             FaultKind::HandOver => self.ask_for_hand_over(),
             FaultKind::Stop => {
@@ -161,8 +179,11 @@ impl World {
         }
         for node in 0..NODES {
             let this = &self.nodes[node];
-            healed =
-                healed.max(this.machine.paused_until).max(this.slow_disk_until).max(this.slow_link_until);
+            healed = healed
+                .max(this.machine.paused_until)
+                .max(this.slow_disk_until)
+                .max(this.slow_link_until)
+                .max(this.apply_paused_until);
             self.after(MS, Event::StartManager { node });
             if node < 2 {
                 self.after(2 * MS, Event::StartStorage { node });

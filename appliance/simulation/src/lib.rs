@@ -101,6 +101,8 @@ pub struct Options {
     pub focus: Option<Focus>,
     /// A rule to break.
     pub sabotage: Break,
+    /// Judge only what concerns the data (I1–I4, I7), not the replica's own checks, nor whether it comes back.
+    pub data_only: bool,
     /// What becomes of the trace.
     pub trace: Trace,
 }
@@ -141,6 +143,8 @@ pub struct Outcome {
     pub rounds: u64,
     /// Problems that replicas reported.
     pub problems: u64,
+    /// How often a copy got everything (S7).
+    pub full_resyncs: u64,
     /// The last epoch.
     pub epochs: u64,
     /// Longest time from the last fault to all in sync.

@@ -222,7 +222,7 @@ impl World {
 
     /// Applies what is known to be committed, sometimes only part of it.
     fn apply_committed(&mut self, node: usize, may_lag: bool) {
-        if may_lag && self.rng.chance(30) {
+        if self.now < self.nodes[node].apply_paused_until || may_lag && self.rng.chance(30) {
             return;
         }
         let Some(manager) = &mut self.nodes[node].manager else { return };

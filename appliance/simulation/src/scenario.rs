@@ -36,6 +36,14 @@ const FOCI: [Focus; 8] = [
     Focus::HandOvers,
 ];
 
+impl Focus {
+    /// The focus of that name, as `Debug` writes it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        FOCI.into_iter().find(|focus| format!("{focus:?}") == name)
+    }
+}
+
 /// A fault, before its details are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultKind {
@@ -46,11 +54,14 @@ pub(crate) enum FaultKind {
     Pause,
     CutOneWay,
     Isolate,
+    /// The data nodes hear only the witness.
+    CutApart,
     CutMirror,
     BreakConnection,
     SlowDisk,
     SlowLink,
     NoLeader,
+    SlowApply,
     HandOver,
     Stop,
 }
@@ -131,9 +142,19 @@ fn likely(focus: Focus) -> Vec<FaultKind> {
     use FaultKind::*;
     let mut faults = vec![RestartStorage, PowerCut, CutMirror, BreakConnection, CutOneWay];
     faults.extend_from_slice(match focus {
-        Focus::Mixed => {
-            &[RestartManager, PowerCutBoth, Pause, Isolate, SlowDisk, SlowLink, NoLeader, HandOver, Stop]
-        }
+        Focus::Mixed => &[
+            RestartManager,
+            PowerCutBoth,
+            Pause,
+            Isolate,
+            SlowDisk,
+            SlowLink,
+            NoLeader,
+            SlowApply,
+            CutApart,
+            HandOver,
+            Stop,
+        ],
         Focus::FastRestarts => &[RestartStorage; 8],
         Focus::LateCommits => &[
             SlowLink,
@@ -147,7 +168,7 @@ fn likely(focus: Focus) -> Vec<FaultKind> {
             SlowLink,
         ],
         Focus::StaleVoters => {
-            &[CutOneWay, Isolate, Isolate, NoLeader, RestartManager, Isolate, CutOneWay, SlowLink]
+            &[SlowApply, Isolate, CutApart, SlowApply, NoLeader, CutApart, CutApart, SlowApply, CutOneWay]
         }
         Focus::SlowPeerDisk => {
             &[SlowDisk, SlowDisk, SlowDisk, BreakConnection, BreakConnection, CutMirror, RestartStorage]

@@ -285,10 +285,11 @@ impl World {
         let true_now = self.now;
         let Some(storage) = &mut self.nodes[node].storage else { return };
         let instance = storage.instance;
+        let timeout = storage.replica.poll_timeout();
         if let Err(what) = storage.replica.validate() {
-            return self.judge(violation("engine", format!("{}: {what}", NAMES[node])));
+            self.judge(violation("engine", format!("{}: {what}", NAMES[node])));
         }
-        let Some(due) = storage.replica.poll_timeout() else { return };
+        let (Some(due), Some(storage)) = (timeout, &mut self.nodes[node].storage) else { return };
         let due = machine.true_time(due).max(true_now + 1000);
         if storage.timer.is_none_or(|at| due < at) {
             storage.timer = Some(due);
@@ -304,7 +305,7 @@ impl World {
                 trace!(self, "{} disk {}: {}", NAMES[node], token.0, brief(&op));
                 let submitted = self.nodes[node].disk.submit(token, op);
                 if let Err(what) = submitted {
-                    return self.judge(violation("engine", format!("{}: {what}", NAMES[node])));
+                    self.judge(violation("engine", format!("{}: {what}", NAMES[node])));
                 }
                 let slow = self.now < self.nodes[node].slow_disk_until;
                 let delay = if slow {
@@ -336,6 +337,7 @@ impl World {
             Command::Problem(problem) => {
                 trace!(self, "{} problem: {problem}", NAMES[node]);
                 self.outcome.problems += 1;
+                self.outcome.full_resyncs += u64::from(problem == replication::Problem::FullResync);
             }
             Command::Stopped => {
                 if !std::mem::take(&mut storage.stopping) {

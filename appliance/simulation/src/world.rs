@@ -27,6 +27,12 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
 pub(crate) const VOLUME: VolumeId = VolumeId(0x70);
 pub(crate) const NAMES: [&str; NODES] = ["a", "b", "witness"];
 
+/// Hundred times what a run takes: something goes round in a circle.
+const MOST_EVENTS: u64 = 2_000_000;
+
+/// How long nothing may be under way before the copies are compared: longer than any message takes then.
+const QUIET: Nanos = 1_000 * MS;
+
 /// Id of a node.
 pub(crate) fn id(n: usize) -> NodeId {
     NodeId(n as u64 + 1)
@@ -112,6 +118,8 @@ pub(crate) struct Node {
     pub(crate) slow_disk_until: Nanos,
     /// Messages between the node's processes take long until then.
     pub(crate) slow_link_until: Nanos,
+    /// What is committed is not applied until then.
+    pub(crate) apply_paused_until: Nanos,
 }
 
 /// Until when nothing passes from one node to another.
@@ -249,6 +257,9 @@ impl World {
                 continue;
             }
             self.outcome.events += 1;
+            if self.outcome.events > MOST_EVENTS {
+                self.judge(violation("engine", format!("no end after {MOST_EVENTS} events")));
+            }
             self.handle(event);
             self.learn_commits();
             if self.failed.is_some() || self.done {
@@ -306,9 +317,13 @@ impl World {
 
     /// The first broken invariant ends the run.
     pub(crate) fn judge(&mut self, checked: Checked) {
-        if let Err(found) = checked {
-            trace!(self, "VIOLATION {}: {}", found.invariant, found.text);
+        let Err(found) = checked else { return };
+        trace!(self, "VIOLATION {}: {}", found.invariant, found.text);
+        if !self.options.data_only || found.about_data() {
             self.failed.get_or_insert(found);
+        } else if found.about_liveness() {
+            // Nothing more is to come of this run.
+            self.done = true;
         }
     }
 
@@ -342,7 +357,7 @@ impl World {
         self.check_copies();
         self.after(100 * MS, Event::Check);
         let Phase::Calm(state) = self.phase else { return };
-        let Some(liveness) = self.liveness else { return };
+        let Some(liveness) = self.liveness.filter(|liveness| self.now >= liveness.healed()) else { return };
         let everyone = self.config().in_sync == self.config().replicas && self.both_know();
         match state {
             CalmState::Recovering => match liveness.check(self.now, everyone) {
@@ -360,16 +375,24 @@ impl World {
             }
             CalmState::Steady(_) => {}
             CalmState::Draining(since) => {
-                let quiet =
-                    self.ops.is_empty() && self.nodes.iter().all(|n| n.disk.writes_queued() == 0) && everyone;
+                let idle = self.nodes.iter().all(|n| n.disk.writes_queued() == 0);
+                let quiet = self.ops.is_empty() && idle && everyone && self.mirrored();
                 self.judge(liveness.check_quiet(self.now, quiet));
                 match since {
-                    Some(at) if quiet && self.now - at > 300 * MS => self.round_ends(),
+                    Some(at) if quiet && self.now - at > QUIET => self.round_ends(),
                     Some(_) if quiet => {}
                     _ => self.phase = Phase::Calm(CalmState::Draining(quiet.then_some(self.now))),
                 }
             }
         }
+    }
+
+    /// Whether the primary's session with its peer is open.
+    fn mirrored(&self) -> bool {
+        let Some(primary) = self.config().primary else { return false };
+        let node = &self.nodes[index(primary)];
+        let now = node.machine.boot(self.now);
+        node.storage.as_ref().is_some_and(|s| s.replica.status(now).connected)
     }
 
     /// Whether both replicas act in the committed epoch.
@@ -464,5 +487,6 @@ fn new_node(n: usize, scenario: &Scenario, layout: Layout, rng: &mut Rng) -> Nod
         manager: None,
         slow_disk_until: 0,
         slow_link_until: 0,
+        apply_paused_until: 0,
     }
 }

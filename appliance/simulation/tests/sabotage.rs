@@ -1,22 +1,19 @@
-//! The checks are checked: each rule, broken on purpose, must be noticed by a checker within a few seeds.
+//! The checks are checked: each rule, broken on purpose, must be noticed within a few seeds, by a checker of what
+//! happens to the data.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use futago_replication::Sabotage;
 use futago_simulation::{Break, Focus, Options, run};
+use replication::Sabotage;
 
 /// Seeds within which a broken rule must show.
 const WITHIN: u64 = 600;
 
 fn must_show(rule: &str, sabotage: Break, focus: Focus) {
     for seed in 0..WITHIN {
-        let outcome = run(Options { seed, focus: Some(focus), sabotage, ..Options::default() });
+        let outcome =
+            run(Options { seed, focus: Some(focus), sabotage, data_only: true, ..Options::default() });
         if let Some(found) = outcome.violation {
             println!("{rule} broken: seed {seed} breaks {}: {}", found.invariant, found.text);
-            assert!(
-                found.invariant.starts_with('I'),
-                "an invariant of safety.md is to notice, not {}",
-                found.invariant
-            );
             return;
         }
     }
@@ -38,7 +35,6 @@ broken! {
     s5_ignore_lease: "S5", Break::Replica(Sabotage::IgnoreLease), StaleVoters;
     s5_ignore_uncommitted: "S5", Break::IgnoreUncommitted, StaleVoters;
     s5_ignore_pauses: "S5", Break::IgnorePauses, Pauses;
-    s6_serve_after_restart: "S6", Break::Replica(Sabotage::ServeAfterRestart), FastRestarts;
     s6_keep_instance: "S6", Break::KeepInstance, FastRestarts;
     s7_forget_targets_part: "S7", Break::Replica(Sabotage::ForgetTargetsPart), PowerCuts;
     s8_answer_while_growing: "S8", Break::Replica(Sabotage::AnswerWhileGrowing), LateCommits;
