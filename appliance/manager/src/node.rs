@@ -102,7 +102,7 @@ impl Node {
 
 /// A running cluster manager.
 pub(crate) struct Manager {
-    node: Arc<Node>,
+    pub(crate) node: Arc<Node>,
     tasks: JoinSet<&'static str>,
 }
 

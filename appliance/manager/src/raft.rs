@@ -48,7 +48,7 @@ const KEEP_BEHIND_SNAPSHOT: u64 = 200;
 ///
 /// openraft waits its leader lease (`election_timeout_max`) and then the election time-out proper; together these are
 /// to lie between `raft_election_min` and `raft_election_max`, so each gets half.
-pub(crate) fn config(timing: &Timing) -> Result<openraft::Config, openraft::ConfigError> {
+pub(crate) fn config(timing: &Timing) -> Result<openraft::Config, Box<openraft::ConfigError>> {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let heartbeat = ms(timing.raft_heartbeat).max(1);
     let election_max = (ms(timing.raft_election_max) / 2).max(heartbeat + 2);
@@ -66,6 +66,7 @@ pub(crate) fn config(timing: &Timing) -> Result<openraft::Config, openraft::Conf
         ..openraft::Config::default()
     }
     .validate()
+    .map_err(Box::new)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Nodes on loopback addresses of their own test, and calls to their control sockets.
 
 use super::fake_storage::FakeStorage;
-use crate::node::Manager;
+use crate::node::{Manager, Node};
 use control::api::{Answer, Command, Event, Status};
 use control::paths;
 use control::settings::{Ports, Role, Settings, Timing};
@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
@@ -22,6 +23,7 @@ pub(super) struct TestNode {
     pub(super) settings: Settings,
     pub(super) dir: PathBuf,
     runtime: Option<Runtime>,
+    node: Option<Arc<Node>>,
     pub(super) storage: Option<FakeStorage>,
     _home: tempfile::TempDir,
 }
@@ -45,7 +47,7 @@ impl TestNode {
             web: false,
         };
         std::fs::write(dir.join(paths::SETTINGS), serde_json::to_vec(&settings).unwrap()).unwrap();
-        Self { settings, dir, runtime: None, storage: None, _home: home }
+        Self { settings, dir, runtime: None, node: None, storage: None, _home: home }
     }
 
     /// Starts the manager.
@@ -54,6 +56,7 @@ impl TestNode {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut manager =
             runtime.block_on(Manager::start(&self.dir)).map_err(|error| format!("{error:#}"))?;
+        self.node = Some(manager.node.clone());
         runtime.spawn(async move {
             let error = manager.failed().await;
             eprintln!("manager failed: {error:#}");
@@ -78,6 +81,7 @@ impl TestNode {
     /// Ends everything of this node at once, without a goodbye.
     pub(super) fn kill(&mut self) {
         self.storage = None;
+        self.node = None;
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(10));
         }
@@ -127,6 +131,24 @@ impl TestNode {
 
     pub(super) fn pair(&self, other: &Self) {
         self.done(&Command::Pair { address: other.address(), code: other.offer() });
+    }
+
+    /// Makes a snapshot and drops the log behind it.
+    pub(super) fn compact(&self) {
+        let raft = &self.node.as_ref().unwrap().raft;
+        let runtime = self.runtime.as_ref().unwrap();
+        let last =
+            runtime.block_on(raft.wait(None).metrics(|m| m.last_applied.is_some(), "applied")).unwrap();
+        let last = last.last_applied.unwrap().index;
+        runtime.block_on(async {
+            raft.trigger().snapshot().await.unwrap();
+            raft.wait(None)
+                .metrics(|m| m.snapshot.is_some_and(|id| id.index >= last), "snapshot")
+                .await
+                .unwrap();
+            raft.trigger().purge_log(last).await.unwrap();
+            raft.wait(None).metrics(|m| m.purged.is_some_and(|id| id.index >= last), "purged").await.unwrap();
+        });
     }
 
     fn http<T: DeserializeOwned>(&self, method: &str, path: &str, body: &str) -> T {

@@ -172,3 +172,32 @@ fn two_nodes_without_a_witness_keep_one_voter() {
     nodes[0].done(&Command::DeleteTarget { iqn: IQN.into() });
     assert!(nodes[0].status().cluster.unwrap().quorum);
 }
+
+#[test]
+fn a_late_node_catches_up_from_a_snapshot() {
+    let mut nodes = [
+        TestNode::new(27, 11, "a", Role::Data),
+        TestNode::new(27, 12, "b", Role::Data),
+        TestNode::new(27, 13, "witness", Role::Witness),
+    ];
+    for node in &mut nodes {
+        node.start();
+    }
+    nodes[0].done(&Command::CreateCluster { portal: "127.1.27.50:3260".parse().unwrap() });
+    nodes[0].done(&Command::CreateTarget { iqn: IQN.into() });
+    nodes[0].compact();
+    // What b needs of the log is gone: it gets the state as a snapshot, then votes.
+    nodes[0].pair(&nodes[1]);
+    nodes[0].pair(&nodes[2]);
+    nodes[1].done(&Command::DeleteTarget { iqn: IQN.into() });
+    for node in &mut nodes {
+        node.kill();
+        node.start();
+    }
+    for node in &nodes {
+        eventually("the state is back", || {
+            let status = node.status();
+            (status.cluster?.members.len() == 3 && status.targets.is_empty()).then_some(())
+        });
+    }
+}
