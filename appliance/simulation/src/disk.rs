@@ -4,7 +4,7 @@
 use crate::buffer::{BLOCK, SimBuffer};
 use crate::rng::Rng;
 use replication::{DiskOp, DiskResult, DiskToken};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One node's disk for the one volume.
 pub(crate) struct Disk {
@@ -13,6 +13,8 @@ pub(crate) struct Disk {
     /// Blocks whose value is not durable yet, with the durable one.
     volatile: BTreeMap<u64, u64>,
     meta: Vec<u8>,
+    /// Offsets of metadata records that a crash tore, or that rotted.
+    damaged: BTreeSet<u64>,
     queue: Vec<(DiskToken, DiskOp<SimBuffer>)>,
 }
 
@@ -22,7 +24,13 @@ type Blocks = std::ops::Range<u64>;
 impl Disk {
     pub(crate) fn new(meta_bytes: u64) -> Self {
         let meta = vec![0; usize::try_from(meta_bytes).unwrap()];
-        Self { data: BTreeMap::new(), volatile: BTreeMap::new(), meta, queue: Vec::new() }
+        Self {
+            data: BTreeMap::new(),
+            volatile: BTreeMap::new(),
+            meta,
+            damaged: BTreeSet::new(),
+            queue: Vec::new(),
+        }
     }
 
     pub(crate) fn meta(&self) -> &[u8] {
@@ -106,6 +114,9 @@ impl Disk {
                 _ => {
                     let bits = rng.next();
                     self.land(&op, |n| bits >> (n % 64) & 1 == 1);
+                    if let DiskOp::WriteMeta { offset, .. } = op {
+                        self.damaged.insert(offset);
+                    }
                 }
             }
         }
@@ -118,10 +129,23 @@ impl Disk {
         }
     }
 
+    /// A byte of one metadata record goes bad while nobody looks; never of a record whose other place is bad (S12, I8).
+    pub(crate) fn rot(&mut self, rng: &mut Rng) {
+        let half = self.meta.len() as u64 / 2;
+        let record = rng.within(0..self.meta.len() as u64 / 4096) * 4096;
+        let other = (record + half) % (2 * half);
+        if self.queue.is_empty() && !self.damaged.contains(&other) {
+            let at = usize::try_from(record + rng.within(0..4096)).unwrap();
+            self.meta[at] ^= 1 << rng.within(0..8);
+            self.damaged.insert(record);
+        }
+    }
+
     /// Writes those of the operation's 512-byte units for which `lands` holds.
     fn land(&mut self, op: &DiskOp<SimBuffer>, lands: impl Fn(u64) -> bool) {
         match op {
             DiskOp::WriteMeta { offset, bytes } => {
+                self.damaged.remove(offset);
                 for (n, unit) in (0..).zip(bytes.chunks(512)).filter(|(n, _)| lands(*n)) {
                     let at = usize::try_from(offset + n * 512).unwrap();
                     self.meta[at..at + unit.len()].copy_from_slice(unit);

@@ -83,6 +83,8 @@ pub(crate) struct Scenario {
     pub(crate) slow_io_permille: u64,
     pub(crate) slow_frame_permille: u64,
     pub(crate) corrupt_permille: u64,
+    /// How often a metadata record goes bad while the process is down.
+    pub(crate) rot_percent: u64,
     pub(crate) lost_message_permille: u64,
     pub(crate) late_proposal_permille: u64,
 }
@@ -114,6 +116,7 @@ impl Scenario {
             slow_io_permille: rng.pick(&[2, 20, 100]),
             slow_frame_permille: rng.pick(&[1, 10, 60]),
             corrupt_permille: rng.pick(&[0, 0, 0, 2]),
+            rot_percent: rng.pick(&[0, 0, 10]),
             lost_message_permille: rng.pick(&[1, 20, 100]),
             late_proposal_permille: if focus == Focus::LateCommits { 300 } else { rng.pick(&[5, 50]) },
         }

@@ -98,6 +98,9 @@ impl World {
             if power { " (power)" } else { "" }
         );
         self.nodes[node].disk.crash(&mut self.rng, power);
+        if self.rng.chance(self.scenario.rot_percent) {
+            self.nodes[node].disk.rot(&mut self.rng);
+        }
         self.link_lost(node);
         let sessions: Vec<SessionId> = self.network.sessions.keys().copied().collect();
         for session in sessions {
