@@ -25,7 +25,7 @@ use rustix::system::RebootCommand;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Where the node's folder is on a machine.
 const STATE_DIR: &str = "/var/lib/futago";
@@ -126,14 +126,19 @@ async fn run_once(exe: &Path, settings: &Settings, mode: &mut Mode) -> anyhow::R
     node::supervise(dir, exe, settings, mode).await
 }
 
+/// Until the power button, Ctrl-Alt-Del or SIGTERM.
 async fn wait_for_button(mode: &mut Mode) -> anyhow::Result<Ending> {
-    let mut closed: Option<mpsc::Receiver<()>> = None;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     loop {
-        let button = if mode.power_button.is_some() { &mut mode.power_button } else { &mut closed };
-        if node::pressed(button).await.is_some() {
-            return Ok(Ending::Stop);
+        tokio::select! {
+            _ = terminate.recv() => return Ok(Ending::Stop),
+            _ = interrupt.recv() => return Ok(Ending::Interrupt),
+            pressed = node::pressed(&mut mode.power_button) => match pressed {
+                Some(()) => return Ok(Ending::Stop),
+                None => mode.power_button = None,
+            },
         }
-        mode.power_button = None;
     }
 }
 
