@@ -3,14 +3,14 @@
 
 use crate::app::Shared;
 use crate::errors::ApiError;
+use crate::logs;
 use crate::text::unix_now;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use control::settings::Settings;
 use serde::Serialize;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::Path;
 
 /// The end of each log that goes in.
@@ -58,23 +58,14 @@ fn pack(prefix: &str, parts: &[(&str, String)], logs: &Path) -> io::Result<Vec<u
     if let Ok(entries) = std::fs::read_dir(logs) {
         for entry in entries.flatten().take(LOG_FILES) {
             let Ok(file_name) = entry.file_name().into_string() else { continue };
-            // A link could lead to a secret.
             if entry.file_type().is_ok_and(|t| t.is_file()) {
-                let end = tail(&entry.path()).unwrap_or_else(|e| format!("not read: {e}\n").into_bytes());
+                let end = logs::tail(&entry.path(), LOG_BYTES)
+                    .unwrap_or_else(|e| format!("not read: {e}\n").into_bytes());
                 append(&mut archive, &format!("{prefix}/log/{file_name}"), &end)?;
             }
         }
     }
     archive.into_inner()
-}
-
-fn tail(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let len = file.metadata()?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(LOG_BYTES)))?;
-    let mut end = Vec::new();
-    file.take(LOG_BYTES).read_to_end(&mut end)?;
-    Ok(end)
 }
 
 fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -26,6 +26,7 @@ mod guard;
 mod headers;
 mod http;
 mod limiter;
+mod logs;
 mod metrics;
 pub mod password;
 mod rest;
@@ -94,8 +95,5 @@ async fn serve(dir: &Path, settings: Settings) -> Result<()> {
 fn read_settings(dir: &Path) -> Result<Settings> {
     let path = dir.join(control::paths::SETTINGS);
     let bytes = std::fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    let settings: Settings =
-        serde_json::from_slice(&bytes).with_context(|| format!("{}: not understood", path.display()))?;
-    settings.validate().map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
-    Ok(settings)
+    Settings::parse(&bytes).with_context(|| path.display().to_string())
 }

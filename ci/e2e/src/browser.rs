@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// The key under which WebDriver hands out elements (W3C WebDriver §11).
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
+/// How long a page may take to show what is waited for, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// One browser window.
 pub struct Browser {
     driver: Child,
@@ -76,7 +79,7 @@ impl Browser {
     pub fn wait_text(&self, css: &str, expected: &str) {
         let mut last = String::new();
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(20) {
+        while start.elapsed() < PATIENCE {
             last = self.text(css);
             if last.contains(expected) {
                 return;
@@ -205,14 +208,14 @@ fn read_answer(stream: TcpStream) -> (u16, Vec<u8>) {
     (status, body)
 }
 
-/// Calls `probe` until it answers; fails naming `what` after 20 s.
+/// Calls `probe` until it answers; fails naming `what` after [`PATIENCE`].
 fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = probe() {
             return found;
         }
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}: never there");
+        assert!(start.elapsed() < PATIENCE, "{what}: never there");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

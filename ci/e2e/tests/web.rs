@@ -73,6 +73,9 @@ fn percent_shown(browser: &Browser) -> u64 {
 fn an_administrator_at_the_console() {
     let dir = tempfile::tempdir().unwrap();
     let fake = Fake::start(dir.path(), fake::healthy());
+    let logs = dir.path().join(control::paths::LOG_DIR);
+    std::fs::create_dir(&logs).unwrap();
+    std::fs::write(logs.join("storage.log"), "2026-11-22T10:02:11Z  INFO serving volume demo\n").unwrap();
     let url = console(dir.path());
     let browser = Browser::start();
 
@@ -134,6 +137,10 @@ fn overview(browser: &Browser, fake: &Fake, url: &str) {
     picture(browser, "overview");
     browser.script("document.querySelectorAll('details').forEach((d) => d.open = true)", &json!([]));
     picture(browser, "connect");
+    browser.click("a[href='/logs/storage']");
+    browser.wait_text("pre.log", "serving volume demo");
+    picture(browser, "log");
+    browser.open(url);
     let serving = |world: &mut World, online| {
         let cluster = world.status.cluster.as_mut().unwrap();
         cluster.members.iter_mut().filter(|m| m.name == "b").for_each(|m| m.online = online);

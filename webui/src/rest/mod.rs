@@ -58,6 +58,7 @@ fn routes() -> Vec<Route> {
         guarded POST "/api/v1/logout" => access::logout;
         guarded GET "/api/v1/status" => status::status;
         guarded GET "/api/v1/services" => status::services;
+        guarded GET "/api/v1/services/{name}/log" => status::log;
         guarded GET "/api/v1/events" => status::events;
         guarded GET "/api/v1/certificate" => status::certificate;
         guarded GET "/api/v1/support-bundle" => bundle::download;

@@ -1,13 +1,17 @@
 //! What is.
 
-use super::extract::Query;
+use super::extract::{Path, Query};
 use crate::app::Shared;
 use crate::errors::ApiError;
+use crate::logs;
 use axum::Json;
 use axum::extract::State;
 use control::api::{Event, Status};
 use control::service::ServiceStatus;
 use serde::{Deserialize, Serialize};
+
+/// The end of a log that is sent.
+const LOG_BYTES: u64 = 1 << 20;
 
 /// Everything, as of now.
 pub(super) async fn status(State(app): State<Shared>) -> Result<Json<Status>, ApiError> {
@@ -17,6 +21,11 @@ pub(super) async fn status(State(app): State<Shared>) -> Result<Json<Status>, Ap
 /// This node's services; answers also while the cluster manager does not.
 pub(super) async fn services(State(app): State<Shared>) -> Result<Json<Vec<ServiceStatus>>, ApiError> {
     app.upstream.services().await.map(Json)
+}
+
+/// The end of a service's log, as text.
+pub(super) async fn log(State(app): State<Shared>, Path(name): Path<String>) -> Result<String, ApiError> {
+    logs::of_service(&app.dir, &name, LOG_BYTES)
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ mod dashboard;
 mod error;
 mod events;
 pub(crate) mod form;
+mod log;
 mod nodes;
 pub(crate) mod panels;
 mod shell;
@@ -57,6 +58,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route("/nodes/pair", post(nodes::pair))
         .route("/events", get(events::page))
         .route("/events/stream", get(sse::stream))
+        .route("/logs/{name}", get(log::page))
         .route("/logout", post(access::logout))
         .route_layer(from_fn_with_state(app.clone(), enter));
     Router::new()

@@ -349,10 +349,16 @@ fn service_row(service: &ServiceStatus) -> ServiceRow {
     }
 }
 
+fn tone(tone: &'static str, word: &'static str) -> State {
+    State { word, tone, meaning: "" }
+}
+
+fn line(state: State, title: String, text: String) -> Headline {
+    Headline { state, title, text }
+}
+
 /// One sentence on the whole: the worst thing first.
 fn headline(seen: &Snapshot) -> Headline {
-    let tone = |tone, word| State { word, tone, meaning: "" };
-    let line = |state, title: String, text: String| Headline { state, title, text };
     if let Some(silence) = &seen.silent {
         let (since, what) = match seen.status {
             Some(_) => ("", "What stands below is what it said last; it may have changed."),
@@ -382,6 +388,11 @@ fn headline(seen: &Snapshot) -> Headline {
     if let Some((state, title)) = worst_volume(&status.volumes) {
         return line(state, title, state.meaning.to_owned());
     }
+    protection(status, cluster)
+}
+
+/// Everything is served and in sync: what is it worth?
+fn protection(status: &Status, cluster: &ClusterStatus) -> Headline {
     let away: Vec<&str> = cluster.members.iter().filter(|m| !m.online).map(|m| m.name.as_str()).collect();
     if !away.is_empty() {
         let what = if away.len() == 1 { "is" } else { "are" };
@@ -392,18 +403,24 @@ fn headline(seen: &Snapshot) -> Headline {
         let text = "Every volume is served and in sync.".to_owned();
         return line(tone("warn", "Attention"), "Something needs your attention".to_owned(), text);
     }
-    match status.volumes.len() {
-        0 => line(
-            tone("good", "Ready"),
-            "Ready, and nothing to protect yet".to_owned(),
-            "Create the first volume on the Volumes page.".to_owned(),
-        ),
-        _ => line(
-            tone("good", "Healthy"),
-            "Everything is mirrored".to_owned(),
-            "Every copy holds every acknowledged write. Either node may fail.".to_owned(),
-        ),
+    if status.volumes.is_empty() {
+        let text = "Create the first volume on the Volumes page.".to_owned();
+        return line(tone("good", "Ready"), "Ready, and nothing to protect yet".to_owned(), text);
     }
+    if let Some(alone) = status.volumes.iter().find(|v| v.replicas.len() < 2) {
+        let text =
+            "If its node fails, it is gone until that node is back. Pair a second data node.".to_owned();
+        return line(tone("warn", "One copy"), format!("Volume {} has only one copy", alone.name), text);
+    }
+    if cluster.members.len() < 3 {
+        let text =
+            "Every copy is in sync, but when either node is lost there is no majority, and the volumes are \
+                    suspended. Pair a witness."
+                .to_owned();
+        return line(tone("warn", "No witness"), "Mirrored, but without a witness".to_owned(), text);
+    }
+    let text = "Every copy holds every acknowledged write. Either node may fail.".to_owned();
+    line(tone("good", "Healthy"), "Everything is mirrored".to_owned(), text)
 }
 
 /// The volumes in the worst state, if any is other than healthy.

@@ -34,7 +34,11 @@ fn seen() -> Snapshot {
         generation: 1,
         leader: Some("a".into()),
         quorum: true,
-        members: vec![member("a", Role::Data, true), member("b", Role::Data, true)],
+        members: vec![
+            member("w", Role::Witness, true),
+            member("b", Role::Data, true),
+            member("a", Role::Data, true),
+        ],
         portal: None,
     };
     let status = Status {
@@ -60,6 +64,15 @@ fn the_worst_thing_is_said_first() {
     assert_eq!(title(&seen()), "Ready, and nothing to protect yet");
     assert_eq!(title(&with(|s| s.cluster = None)), "Node a is in no cluster yet");
     assert_eq!(title(&with(|s| s.volumes.push(volume("v", VolumeState::Healthy)))), "Everything is mirrored");
+    let alone = with(|s| {
+        s.volumes.push(VolumeStatus { replicas: vec!["a".into()], ..volume("v", VolumeState::Healthy) });
+    });
+    assert_eq!(title(&alone), "Volume v has only one copy");
+    let two = with(|s| {
+        s.volumes.push(volume("v", VolumeState::Healthy));
+        s.cluster.as_mut().unwrap().members.remove(0);
+    });
+    assert_eq!(title(&two), "Mirrored, but without a witness");
     let bad = with(|s| {
         s.volumes = vec![volume("v", VolumeState::Resyncing), volume("w", VolumeState::Suspended)];
         s.cluster.as_mut().unwrap().members[1].online = false;

@@ -19,11 +19,9 @@ pub(crate) struct State {
 /// A volume's.
 pub(crate) fn volume(state: VolumeState) -> State {
     match state {
-        VolumeState::Healthy => State {
-            word: "Healthy",
-            tone: "good",
-            meaning: "Every copy holds every acknowledged write. Either node may fail.",
-        },
+        VolumeState::Healthy => {
+            State { word: "Healthy", tone: "good", meaning: "Every copy holds every acknowledged write." }
+        }
         VolumeState::Degraded => State {
             word: "Degraded",
             tone: "warn",
