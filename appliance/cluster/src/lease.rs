@@ -7,7 +7,8 @@
 //! node's clock. The new primary waits that long ([`WaitForOldLease`]).
 //!
 //! - [`Voter`] answers requests; [`Holder`] sends them and counts; both live in the cluster manager.
-//! - [`Guard`] and [`WaitForOldLease`] live in the storage process, which alone judges, on every command.
+//! - [`Guard`] lives in the storage process, which alone judges, on every command. [`WaitForOldLease`] is the rule of the
+//!   new primary's wait for whoever is not a replica: the replica keeps the same wait itself.
 //!
 //! Invariants
 //! - A grant is void unless asker and voter count by the same voters: so a grant majority and the majority of any

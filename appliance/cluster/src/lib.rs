@@ -15,8 +15,8 @@
 //! - No clock, no randomness, no I/O: time, identifiers and messages come in from outside.
 //! - [`ClusterState::validate`] holds after every `apply`; a refused command changes nothing but the record of the
 //!   proposal's number (S21).
-//! - Nothing here lets a node serve: only [`lease::Guard`] and [`lease::WaitForOldLease`], asked by the storage
-//!   process on every command, do.
+//! - Nothing here lets a node serve: only [`lease::Guard`], asked by the storage process on every command, together with
+//!   the new primary's wait for the old lease, does.
 #![no_std]
 #![forbid(unsafe_code)]
 
