@@ -7,7 +7,8 @@
 //! # Invariants
 //! - It obeys committed configurations and proposes changes; it never decides who is primary (S3, S21).
 //! - Epochs: nothing is answered, to initiators or the peer, below the highest epoch heard of (`epoch.rs`, S4, S6).
-//! - Sessions: at most one, in one epoch; frames of any other are dropped (`session.rs`, S4, S7, S10).
+//! - Sessions: at most one, in one epoch; frames of any other are dropped (`session.rs`, `handshake.rs`,
+//!   S4, S7, S10).
 //! - Writes: the extent is in the durable activity log before any disk is touched (`write.rs`, `activity_log.rs`, S9);
 //!   an answer needs every in-sync copy (S1) or a committed configuration without the one that is silent (S2).
 //! - Ranges: overlapping work runs one after the other, first come first served (`range_lock.rs`, S18).
@@ -33,6 +34,7 @@ mod bitmap;
 mod epoch;
 pub mod frame;
 mod handover;
+mod handshake;
 mod job;
 mod layout;
 mod range_lock;
