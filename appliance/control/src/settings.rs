@@ -1,6 +1,7 @@
 //! Machine settings: schema and validation.
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::string::{String, ToString};
+use alloc::{format, vec::Vec};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,17 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl Settings {
+    /// Reads and checks `settings.json`.
+    ///
+    /// # Errors
+    /// Not JSON of this form, or a setting that can't be used: names it.
+    pub fn parse(json: &[u8]) -> Result<Self, SettingsError> {
+        let settings: Self = serde_json::from_slice(json)
+            .map_err(|error| SettingsError { setting: "file", reason: error.to_string() })?;
+        settings.validate()?;
+        Ok(settings)
+    }
+
     /// Checks every setting; the first fault is returned.
     pub fn validate(&self) -> Result<(), SettingsError> {
         let fault = |setting, reason| Err(SettingsError { setting, reason });
@@ -192,7 +204,7 @@ impl Timing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::{string::ToString, vec};
+    use alloc::vec;
 
     fn sample() -> Settings {
         Settings {
@@ -227,7 +239,11 @@ mod tests {
             let error = settings.validate().unwrap_err();
             assert_eq!(error.setting, setting);
             assert!(error.to_string().starts_with("setting "));
+            let json = serde_json::to_vec(&settings).unwrap();
+            assert_eq!(Settings::parse(&json), Err(error));
         }
+        assert_eq!(Settings::parse(&serde_json::to_vec(&sample()).unwrap()), Ok(sample()));
+        assert_eq!(Settings::parse(b"{").unwrap_err().setting, "file");
     }
 
     #[test]

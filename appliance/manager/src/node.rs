@@ -241,9 +241,7 @@ impl Manager {
 fn read_settings(path: &Path) -> anyhow::Result<Settings> {
     let context = || format!("settings {}", path.display());
     let bytes = fs::read(path).with_context(context)?;
-    let settings: Settings = serde_json::from_slice(&bytes).with_context(context)?;
-    settings.validate().with_context(context)?;
-    Ok(settings)
+    Settings::parse(&bytes).with_context(context)
 }
 
 /// A unix socket for this node's own processes. What an earlier start left there is removed: the Raft log is locked, so

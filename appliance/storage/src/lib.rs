@@ -117,10 +117,7 @@ fn stop_on_signal(inbox: Inbox<Input>) -> anyhow::Result<impl Future<Output = ()
 fn read_settings(dir: &Path) -> anyhow::Result<Settings> {
     let path = dir.join(control::paths::SETTINGS);
     let text = std::fs::read(&path).with_context(|| format!("{}: can't be read", path.display()))?;
-    let settings: Settings =
-        serde_json::from_slice(&text).with_context(|| format!("{}: not understood", path.display()))?;
-    settings.validate().with_context(|| path.display().to_string())?;
-    Ok(settings)
+    Settings::parse(&text).with_context(|| path.display().to_string())
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

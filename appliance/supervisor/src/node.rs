@@ -55,9 +55,7 @@ pub(crate) struct Mode {
 pub(crate) fn load_settings(dir: &Path) -> anyhow::Result<Settings> {
     let path = dir.join(paths::SETTINGS);
     let text = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
-    let settings: Settings = serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
-    settings.validate().with_context(|| format!("{}", path.display()))?;
-    Ok(settings)
+    Settings::parse(&text).with_context(|| format!("{}", path.display()))
 }
 
 /// Makes the run and log folders and takes the node's lock. The lock is inherited by every service, so it is free only

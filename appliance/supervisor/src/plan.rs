@@ -38,7 +38,7 @@ pub enum Condition {
 
 /// What runs on a node, in starting order.
 pub const PLAN: &[ServicePlan] = &[
-    ServicePlan { name: "cluster", needs: &[], when: Condition::Always, grace: Duration::from_secs(3) },
+    ServicePlan { name: "cluster", needs: &[], when: Condition::Always, grace: Duration::from_secs(5) },
     // Its grace covers the hand-over of every volume and the flush of its disks.
     ServicePlan {
         name: "storage",
@@ -50,7 +50,7 @@ pub const PLAN: &[ServicePlan] = &[
         name: "web",
         needs: &["cluster"],
         when: Condition::WebConsole,
-        grace: Duration::from_secs(2),
+        grace: Duration::from_secs(5),
     },
 ];
 

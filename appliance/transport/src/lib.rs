@@ -1,5 +1,6 @@
 //! Trust and bytes between nodes: who a node is ([`identity`]), mutual TLS 1.3 with pinned certificates ([`tls`]),
-//! length-prefixed frames on top of it ([`framing`]), and how two nodes come to trust each other ([`pairing`]).
+//! length-prefixed frames on top of it ([`framing`]), and how two nodes come to trust each other ([`pairing`]). Beside
+//! that, the clocks by which both processes count leases ([`clock`]).
 //!
 //! Flow: a node makes its [`identity::Identity`] at its first start. Pairing tells two nodes each other's
 //! [`pairing::Card`], bound to a short code that a person carried over. From then on every connection is opened with
@@ -13,6 +14,7 @@
 //! - A secret is never logged and never leaves its file or the process's memory.
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod framing;
 pub mod identity;
 pub mod pairing;

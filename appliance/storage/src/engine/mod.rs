@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use base::{InstanceId, Monotonic, VolumeId};
-use cluster::lease::{Clocks, Guard};
+use cluster::lease::Guard;
 use control::link::{CommittedState, ToCluster};
 use disk::{BufferPool, PoolLimits, Readiness, Ring, RingConfig};
 use replication::Options;
@@ -200,13 +200,13 @@ impl Engine {
     /// Tells each replica until when it may serve, as the guard judges now (S5).
     fn judge_leases(&mut self) {
         let Some(guard) = &mut self.guard else { return };
-        let now = clock::now();
-        guard.handle_clocks(Clocks { boot: now, host: clock::host() });
+        let now = clock::clocks();
+        guard.handle_clocks(now);
         for volume in self.volumes.values_mut() {
-            let until = guard.valid_until(volume.id, now);
+            let until = guard.valid_until(volume.id, now.boot);
             if until != volume.lease_until {
                 volume.lease_until = until;
-                volume.replica.handle_lease(now, until);
+                volume.replica.handle_lease(now.boot, until);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What the cluster manager tells.
 
-use cluster::lease::{Clocks, Guard};
+use cluster::lease::Guard;
 use control::link::{CommittedState, ToStorage};
 
 use super::{Engine, clock};
@@ -21,7 +21,7 @@ impl Engine {
             ToStorage::State(state) => self.handle_state(*state),
             ToStorage::Lease(lease) => {
                 if let Some(guard) = &mut self.guard {
-                    guard.handle_lease(lease, Clocks { boot: now, host: clock::host() });
+                    guard.handle_lease(lease, clock::clocks());
                 }
                 self.judge_leases();
             }
