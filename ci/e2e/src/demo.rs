@@ -21,9 +21,19 @@ pub struct Demo {
 impl Demo {
     /// Starts the demo in `dir` and waits for `READY`.
     pub fn start(dir: &Path, size: &str) -> Result<Self> {
+        Self::start_with(dir, &["--size", size])
+    }
+
+    /// The same with `--fresh`.
+    pub fn start_fresh(dir: &Path, size: &str) -> Result<Self> {
+        Self::start_with(dir, &["--size", size, "--fresh"])
+    }
+
+    fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self> {
         let mut child = Command::new(tools::futago())
-            .args(["demo", "--size", size, "--dir"])
+            .args(["demo", "--dir"])
             .arg(dir)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -68,6 +78,11 @@ impl Demo {
     /// `kill -9 -PID`: the node and all its processes end at once.
     pub fn kill(&self, node: &str) -> Result<()> {
         tools::run("kill", &["-9", "--", &format!("-{}", self.pid(node))]).map(drop)
+    }
+
+    /// Stops every process of the node where it is, or lets it go on: what a paused VM looks like from outside.
+    pub fn signal(&self, node: &str, signal: &str) -> Result<()> {
+        tools::run("kill", &[signal, "--", &format!("-{}", self.pid(node))]).map(drop)
     }
 
     /// `futago demo start NAME`.

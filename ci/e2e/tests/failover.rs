@@ -117,6 +117,42 @@ fn twenty_kills_lose_no_acknowledged_write() {
     demo.stop().unwrap();
 }
 
+#[test]
+fn a_primary_that_was_paused_serves_nothing_old() {
+    let dir = work_dir("pause");
+    let mut random = Random::seeded("pause");
+    let mut demo = Demo::start(&dir, "256MiB").unwrap();
+    demo.wait_healthy(HEALTHY).unwrap();
+    for round in 1..=4 {
+        let load = Load::start(demo.portal(), &demo.iqn(), 4, 512, random.draw());
+        std::thread::sleep(Duration::from_millis(500 + random.below(500)));
+        let paused = demo.primary().unwrap();
+        demo.signal(&paused, "-STOP").unwrap();
+        // Sometimes the pause ends before the peer steps in, sometimes long after.
+        std::thread::sleep(Duration::from_millis(500 + random.below(4500)));
+        demo.signal(&paused, "-CONT").unwrap();
+        std::thread::sleep(Duration::from_millis(1000));
+        demo.wait_healthy(HEALTHY).unwrap();
+        let worst = verify(&demo, load);
+        println!("pause: round {round}, paused {paused}, longest pause {worst:.2?}, nothing lost");
+    }
+    demo.stop().unwrap();
+}
+
+/// Ends the load, checks every block, zeroes them; answers the longest pause that a writer saw.
+fn verify(demo: &Demo, load: Load) -> Duration {
+    let ledgers = load.finish().unwrap();
+    let mut session =
+        reconnect(demo.portal(), &demo.iqn(), "iqn.2026-11.local.futago:reader", 99, HEALTHY).unwrap();
+    let mut worst = Duration::ZERO;
+    for mut ledger in ledgers {
+        ledger.verify(&mut session).unwrap();
+        worst = worst.max(ledger.longest_pause);
+    }
+    wipe(&mut session);
+    worst
+}
+
 /// Each round starts from zeroes, as its ledgers do.
 fn wipe(session: &mut futago_e2e::initiator::Session) {
     let zeroes = vec![0; 65536];
@@ -142,14 +178,7 @@ fn a_clean_hand_over_pauses_for_less_than_a_failover() {
         .unwrap();
         demo.wait_healthy(HEALTHY).unwrap();
     }
-    let ledgers = load.finish().unwrap();
-    let mut session =
-        reconnect(demo.portal(), &demo.iqn(), "iqn.2026-11.local.futago:reader", 99, HEALTHY).unwrap();
-    let mut worst = Duration::ZERO;
-    for mut ledger in ledgers {
-        ledger.verify(&mut session).unwrap();
-        worst = worst.max(ledger.longest_pause);
-    }
+    let worst = verify(&demo, load);
     println!("handover: 6 hand-overs under load, longest pause {worst:.2?}");
     assert!(worst < Duration::from_secs(8));
     demo.stop().unwrap();
