@@ -48,30 +48,10 @@ impl World {
                     self.cut_power(2);
                 }
             }
-            FaultKind::Pause => {
-                let length = self.rng.ms(100..6000);
-                let hidden = self.rng.chance(50);
-                let node = if self.rng.chance(15) { 2 } else { node };
-                if !self.nodes[node].machine.paused(self.now) {
-                    trace!(self, "{} pauses for {} ms, hidden {hidden}", NAMES[node], length / MS);
-                    self.nodes[node].machine.pause(self.now, length, hidden);
-                }
-            }
+            FaultKind::Pause => self.pause(node),
             FaultKind::CutOneWay => self.cut_one_way(),
             FaultKind::Isolate => self.isolate(),
-            FaultKind::CutApart => {
-                let until = self.now + self.rng.ms(2000..7000);
-                self.blocked.cluster[0][1] = until;
-                self.blocked.cluster[1][0] = until;
-                if self.rng.chance(50) {
-                    self.blocked.mirror[0][1] = until;
-                    self.blocked.mirror[1][0] = until;
-                }
-                // Whom both still hear may know less than its log says.
-                if self.rng.chance(50) {
-                    self.nodes[2].apply_paused_until = until;
-                }
-            }
+            FaultKind::CutApart => self.cut_apart(),
             FaultKind::CutMirror => {
                 let until = self.now + self.rng.ms(50..4000);
                 self.blocked.mirror[0][1] = until;
@@ -98,15 +78,44 @@ impl World {
                 self.nodes[node].apply_paused_until = self.now + self.rng.ms(500..8000);
             }
             FaultKind::HandOver => self.ask_for_hand_over(),
-            FaultKind::Stop => {
-                if let Some(storage) = &self.nodes[node].storage {
-                    let instance = storage.instance;
-                    self.after(0, Event::ToStorage { node, instance, message: ToStorage::Stop });
-                    // It stops at once, or a supervisor loses patience.
-                    let patience = self.rng.ms(3000..8000);
-                    self.after(patience, Event::Kill { node, instance });
-                }
-            }
+            FaultKind::Stop => self.stop(node),
+        }
+    }
+
+    /// The hypervisor stops a VM for a while.
+    fn pause(&mut self, node: usize) {
+        let length = self.rng.ms(100..6000);
+        let hidden = self.rng.chance(50);
+        let node = if self.rng.chance(15) { 2 } else { node };
+        if !self.nodes[node].machine.paused(self.now) {
+            trace!(self, "{} pauses for {} ms, hidden {hidden}", NAMES[node], length / MS);
+            self.nodes[node].machine.pause(self.now, length, hidden);
+        }
+    }
+
+    /// The data nodes hear only the witness.
+    fn cut_apart(&mut self) {
+        let until = self.now + self.rng.ms(2000..7000);
+        self.blocked.cluster[0][1] = until;
+        self.blocked.cluster[1][0] = until;
+        if self.rng.chance(50) {
+            self.blocked.mirror[0][1] = until;
+            self.blocked.mirror[1][0] = until;
+        }
+        // Whom both still hear may know less than its log says.
+        if self.rng.chance(50) {
+            self.nodes[2].apply_paused_until = until;
+        }
+    }
+
+    /// A storage process is told to end.
+    fn stop(&mut self, node: usize) {
+        if let Some(storage) = &self.nodes[node].storage {
+            let instance = storage.instance;
+            self.after(0, Event::ToStorage { node, instance, message: ToStorage::Stop });
+            // It stops at once, or a supervisor loses patience.
+            let patience = self.rng.ms(3000..8000);
+            self.after(patience, Event::Kill { node, instance });
         }
     }
 
