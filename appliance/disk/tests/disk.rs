@@ -58,13 +58,15 @@ fn what_is_no_disk_is_refused_by_name() {
 #[test]
 fn a_file_that_does_not_fit_is_not_left_behind() {
     let directory = scratch();
-    let path = directory.path().join("huge");
-    let error = Disk::create_file(&path, ByteCount(8 << 40), Preallocate::Full).unwrap_err();
+    // A file system of its own: the attempt fills it for a moment.
+    let Some(mounted) = small_file_system(directory.path()) else { return };
+    let path = mounted.0.join("huge");
+    let error = Disk::create_file(&path, ByteCount::mib(64), Preallocate::Full).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert!(!path.exists());
-    let small = Disk::create_file(&path, ByteCount::mib(1), Preallocate::Full).unwrap();
-    assert_eq!((small.size(), small.kind()), (ByteCount::mib(1), DiskKind::File));
-    let exists = Disk::create_file(&path, ByteCount::mib(1), Preallocate::Full).unwrap_err();
+    let small = Disk::create_file(&path, ByteCount::kib(512), Preallocate::Full).unwrap();
+    assert_eq!((small.size(), small.kind()), (ByteCount::kib(512), DiskKind::File));
+    let exists = Disk::create_file(&path, ByteCount::kib(512), Preallocate::Full).unwrap_err();
     assert_eq!(exists.kind(), ErrorKind::System);
 }
 
@@ -186,23 +188,28 @@ impl Drop for Mounted {
     }
 }
 
-#[test]
-fn a_full_file_system_below_is_told_as_such() {
+/// A file system of 1 MiB; `None`, with a printed reason, where this machine does not let us have one.
+fn small_file_system(directory: &Path) -> Option<Mounted> {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: mounting needs root");
-        return;
+        return None;
     }
-    let directory = scratch();
-    let mount = directory.path().join("small");
+    let mount = directory.join("small");
     std::fs::create_dir(&mount).unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&mount).status();
     if !mounted.is_ok_and(|status| status.success()) {
         println!("skipped: may not mount here");
-        return;
+        return None;
     }
-    let _mounted = Mounted(mount.clone());
+    Some(Mounted(mount))
+}
+
+#[test]
+fn a_full_file_system_below_is_told_as_such() {
+    let directory = scratch();
+    let Some(mounted) = small_file_system(directory.path()) else { return };
     for force_threads in [false, true] {
-        let path = mount.join(format!("disk-{force_threads}"));
+        let path = mounted.0.join(format!("disk-{force_threads}"));
         let disk = Disk::create_file(&path, ByteCount::mib(8), Preallocate::Sparse).unwrap();
         let space = Space::of_disk(&disk);
         let mut ring = Ring::new(&RingConfig { force_threads, ..RingConfig::default() }).unwrap();

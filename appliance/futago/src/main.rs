@@ -51,8 +51,8 @@ struct NodeArguments {
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
-    // The image's kernel starts this binary as /init without arguments.
-    if std::process::id() == 1 && std::env::args().len() <= 1 {
+    // The image's kernel starts this binary as /init, with the words of its command line that it does not know.
+    if std::process::id() == 1 && Arguments::try_parse().is_err() {
         logging::start();
         return supervisor::run_init();
     }

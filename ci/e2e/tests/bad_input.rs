@@ -58,7 +58,7 @@ fn an_address_in_use_is_named() {
 fn a_full_disk_is_named_and_leaves_nothing() {
     let dir = work_dir("full");
     let said = refused_with(&dir, "900TiB");
-    assert!(said.contains("disk0.img"), "{said}");
+    assert!(said.contains("disk0.img") && said.contains("no space left"), "{said}");
     assert!(!dir.join("a/disk0.img").exists());
     std::fs::remove_dir_all(dir).unwrap();
 }

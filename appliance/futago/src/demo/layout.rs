@@ -130,6 +130,12 @@ pub(super) fn portal() -> SocketAddr {
 
 /// A file of `len_bytes` whose space is really there; nothing is left behind on failure.
 fn reserve(path: &Path, len_bytes: u64) -> anyhow::Result<()> {
+    // Asked first: an allocation that fails halfway fills the disk for everybody for a moment.
+    let room = rustix::fs::statvfs(path.parent().unwrap_or(path))?;
+    let free_bytes = room.f_bavail.saturating_mul(room.f_frsize);
+    if free_bytes < len_bytes {
+        bail!("no space left: {} free, {} needed", ByteCount(free_bytes), ByteCount(len_bytes));
+    }
     let file = fs::File::create_new(path)?;
     let reserved = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len_bytes);
     if reserved.is_err() {
