@@ -102,8 +102,12 @@ impl Engine {
     ) {
         let id = RequestId(id.0);
         let Some(open) = self.requests.open.remove(&id) else { return };
-        let may_answer =
-            self.guard.as_ref().is_some_and(|guard| guard.valid_until(volume, clock::now()).is_some());
+        // S5: once more before the answer, clocks included: the machine may have stood still since the request came.
+        let now = clock::clocks();
+        let may_answer = self.guard.as_mut().is_some_and(|guard| {
+            guard.handle_clocks(now);
+            guard.valid_until(volume, now.boot).is_some()
+        });
         let reply = match result {
             _ if !may_answer => Reply::NotServed,
             Ok(Answer::Done) => Reply::Done,
