@@ -5,7 +5,7 @@ use crate::state::{ClusterIdentity, ClusterState, SIZE_UNIT_BYTES, VolumeEntry};
 use alloc::{collections::BTreeMap, format, string::String};
 use base::{ByteCount, ClusterId, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig, VolumeId};
 use control::link::{Member, Target};
-use control::settings::is_name;
+use control::settings::{TIME_SCALES, is_name};
 use core::net::SocketAddr;
 
 type Applied = Result<Outcome, Refusal>;
@@ -21,7 +21,9 @@ impl ClusterState {
     /// Applies one committed command. The same commands in the same order make the same state on every node.
     pub fn apply(&mut self, command: &Command) -> Outcome {
         let applied = match command {
-            Command::CreateCluster { id, portal, first } => self.create_cluster(*id, *portal, first),
+            Command::CreateCluster { id, portal, time_scale_percent, first } => {
+                self.create_cluster(*id, *portal, *time_scale_percent, first)
+            }
             Command::AddMember(member) => self.add_member(member),
             Command::RemoveMember { node } => self.remove_member(*node),
             Command::CreateVolume { id, name, size, write_back } => {
@@ -48,7 +50,13 @@ impl ClusterState {
         state
     }
 
-    fn create_cluster(&mut self, id: ClusterId, portal: SocketAddr, first: &Member) -> Applied {
+    fn create_cluster(
+        &mut self,
+        id: ClusterId,
+        portal: SocketAddr,
+        time_scale_percent: u32,
+        first: &Member,
+    ) -> Applied {
         if let Some(cluster) = &self.cluster {
             return refuse(RefusalKind::Exists, format!("this node is in cluster {} already", cluster.id));
         }
@@ -58,6 +66,9 @@ impl ClusterState {
         if portal.ip().is_unspecified() || portal.ip().is_multicast() || portal.port() == 0 {
             return refuse(RefusalKind::Invalid, format!("{portal} is no address that initiators can reach"));
         }
+        if !TIME_SCALES.contains(&time_scale_percent) {
+            return refuse(RefusalKind::Invalid, format!("a time scale of {time_scale_percent} percent"));
+        }
         if !first.data {
             return refuse(
                 RefusalKind::Invalid,
@@ -65,7 +76,7 @@ impl ClusterState {
             );
         }
         check_member(first)?;
-        self.cluster = Some(ClusterIdentity { id, generation: 1, portal });
+        self.cluster = Some(ClusterIdentity { id, generation: 1, portal, time_scale_percent });
         self.members.insert(first.node, first.clone());
         Ok(Outcome::told(Severity::Info, format!("Cluster {id} was created by {}.", first.name)))
     }

@@ -18,6 +18,8 @@ pub enum Command {
         id: ClusterId,
         /// Where initiators connect.
         portal: SocketAddr,
+        /// The time scale of every lease in this cluster, percent (S5).
+        time_scale_percent: u32,
         /// The node that creates it: a data node.
         first: Member,
     },

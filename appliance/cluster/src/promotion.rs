@@ -11,7 +11,7 @@ use crate::command::{Refusal, RefusalKind};
 use crate::liveness::Liveness;
 use crate::state::{ClusterState, VolumeEntry};
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
-use base::{Change, Epoch, InstanceId, Monotonic, NodeId, Proposal, ProposalId, VolumeId};
+use base::{Change, Epoch, InstanceId, Monotonic, NodeId, Proposal, ProposalId, VolumeConfig, VolumeId};
 use control::link::Report;
 use control::settings::Timing;
 
@@ -26,6 +26,8 @@ pub struct View<'a> {
     pub report: Option<&'a Report>,
     /// Who else lives.
     pub liveness: &'a Liveness,
+    /// What the others' storage processes reported last.
+    pub peers: &'a BTreeMap<NodeId, Report>,
 }
 
 /// Decides when to propose this node.
@@ -88,7 +90,11 @@ impl Policy {
                 }
                 watch_now.since
             }
-            Some(primary) => view.liveness.gone_since(primary, config.primary_instance, view.now)?,
+            Some(primary) => match view.liveness.gone_since(primary, config.primary_instance, view.now) {
+                Some(since) => since,
+                None if lost_its_copy(config, primary, view) => watch_now.since,
+                None => return None,
+            },
         };
         if view.now < vacant_since + self.timing.dead * self.rank(entry, view) {
             return None;
@@ -128,6 +134,14 @@ impl Policy {
         let before = entry.config.in_sync.iter().filter(alive).filter(|node| key(**node) < mine).count();
         u32::try_from(before).unwrap_or(u32::MAX)
     }
+}
+
+/// S11: the primary lives, but the disk under its copy has failed: that process serves it no more, and only an in-sync
+/// peer can. Its rank makes the peer wait a dead time from the start of the epoch; a report that is older than that, of
+/// a process that has become primary meanwhile, is not judged.
+fn lost_its_copy(config: &VolumeConfig, primary: NodeId, view: View<'_>) -> bool {
+    let report = view.peers.get(&primary).filter(|report| report.instance == config.primary_instance);
+    report.is_some_and(|report| report.volumes.iter().any(|r| r.volume == config.volume && !r.usable))
 }
 
 /// A hand-over that can be asked of the primary's storage process.

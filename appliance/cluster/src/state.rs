@@ -46,6 +46,9 @@ pub struct ClusterIdentity {
     pub generation: u64,
     /// Where initiators connect.
     pub portal: SocketAddr,
+    /// Leases, and the wait for an old one, scale by this, percent. Committed: were they each node's own setting, a
+    /// primary's lease could outlast its successor's wait (S5).
+    pub time_scale_percent: u32,
 }
 
 /// One volume.
@@ -132,7 +135,7 @@ impl ClusterState {
 
     /// What the storage process of `node` is told; `None` while there is no cluster, or the node is not in it.
     #[must_use]
-    pub fn for_storage(&self, node: NodeId, timing: Timing) -> Option<CommittedState> {
+    pub fn for_storage(&self, node: NodeId) -> Option<CommittedState> {
         let cluster = self.cluster.as_ref()?;
         self.members.get(&node)?;
         let here = self.volumes.values().filter(|v| v.config.replicas.contains(&node));
@@ -144,7 +147,7 @@ impl ClusterState {
             targets: self.targets.values().cloned().collect(),
             deleted: self.deleted.iter().copied().collect(),
             portal: Some(cluster.portal),
-            timing,
+            timing: Timing::at_scale(cluster.time_scale_percent),
         })
     }
 

@@ -11,6 +11,7 @@ use futago_cluster::lease::*;
 use futago_cluster::liveness::Liveness;
 use futago_cluster::promotion::{Policy, View, plan_hand_over};
 use futago_cluster::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn at(ms: u64) -> Monotonic {
@@ -206,7 +207,7 @@ fn first_proposal(
 ) -> Option<(u64, Proposal)> {
     for ms in (from..to).step_by(100) {
         each(ms, liveness);
-        let view = View { now: at(ms), state, report: Some(report), liveness };
+        let view = View { now: at(ms), state, report: Some(report), liveness, peers: &BTreeMap::new() };
         if let Some(proposal) = policy.poll(view).pop() {
             return Some((ms, proposal));
         }
@@ -267,6 +268,30 @@ fn nobody_steps_in_without_a_usable_copy_or_while_the_primary_lives() {
 }
 
 #[test]
+fn the_peer_of_a_primary_whose_disk_failed_steps_in() {
+    let state = served_by_a();
+    let epoch = state.config(V).unwrap().epoch;
+    let own = report(22, epoch, true);
+    for (a_reports, steps_in) in [
+        (report(11, epoch, false), true),
+        (report(11, epoch, true), false),
+        (report(10, epoch, false), false), // of another process than the one that is primary
+    ] {
+        let peers = BTreeMap::from([(A, a_reports)]);
+        let mut liveness = Liveness::new(timing(), at(0));
+        let mut policy = Policy::new(B, timing());
+        let mut first = None;
+        for ms in (0..6000).step_by(100) {
+            liveness.handle_request(&sign(A, ms / 100 + 1, ms / 100, 11), at(ms));
+            let view =
+                View { now: at(ms), state: &state, report: Some(&own), liveness: &liveness, peers: &peers };
+            first = first.or((!policy.poll(view).is_empty()).then_some(ms));
+        }
+        assert_eq!(first, steps_in.then_some(1000), "a dead time after the epoch began");
+    }
+}
+
+#[test]
 fn a_restarted_storage_process_goes_before_its_peer() {
     let state = served_by_a();
     let epoch = state.config(V).unwrap().epoch;
@@ -274,7 +299,13 @@ fn a_restarted_storage_process_goes_before_its_peer() {
     let liveness = Liveness::new(timing(), at(0));
     let mut policy = Policy::new(A, timing());
     let own = report(12, epoch, true);
-    let view = View { now: at(100), state: &state, report: Some(&own), liveness: &liveness };
+    let view = View {
+        now: at(100),
+        state: &state,
+        report: Some(&own),
+        liveness: &liveness,
+        peers: &BTreeMap::new(),
+    };
     let proposals = policy.poll(view);
     assert_eq!(proposals[0].id.instance, InstanceId(12));
     assert!(policy.poll(View { now: at(200), ..view }).is_empty(), "not twice at once");
@@ -310,7 +341,8 @@ fn two_candidates_do_not_duel() {
     assert_eq!(found.unwrap().0, 1000, "a goes first by name");
     let alone = Liveness::new(timing(), at(0));
     let own = report(22, Epoch(1), true);
-    let view = View { now: at(0), state: &state, report: Some(&own), liveness: &alone };
+    let view =
+        View { now: at(0), state: &state, report: Some(&own), liveness: &alone, peers: &BTreeMap::new() };
     assert_eq!(Policy::new(B, timing()).poll(view).len(), 1);
 }
 
@@ -320,7 +352,13 @@ fn a_restarted_manager_goes_on_with_the_numbers() {
     state.apply(&promote(B, 22, 1, 9)); // stale, but seen
     let liveness = Liveness::new(timing(), at(0));
     let own = report(22, state.config(V).unwrap().epoch, true);
-    let view = View { now: at(5000), state: &state, report: Some(&own), liveness: &liveness };
+    let view = View {
+        now: at(5000),
+        state: &state,
+        report: Some(&own),
+        liveness: &liveness,
+        peers: &BTreeMap::new(),
+    };
     assert_eq!(Policy::new(B, timing()).poll(view)[0].id.number, 2);
 }
 
@@ -350,7 +388,7 @@ fn link_messages_survive_json() {
     let mut state = served_by_a();
     state.apply(&Command::CreateTarget { iqn: "iqn.2026-11.local:x".into() });
     state.apply(&Command::MapLun { iqn: "iqn.2026-11.local:x".into(), lun: 3, volume: "demo".into() });
-    let message = control::link::ToStorage::State(Box::new(state.for_storage(A, timing()).unwrap()));
+    let message = control::link::ToStorage::State(Box::new(state.for_storage(A).unwrap()));
     let json = serde_json::to_string(&message).unwrap();
     assert_eq!(serde_json::from_str::<control::link::ToStorage>(&json).unwrap(), message);
 }

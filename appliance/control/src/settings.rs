@@ -6,6 +6,9 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
+/// Time scales that can be used, percent.
+pub const TIME_SCALES: core::ops::RangeInclusive<u32> = 10..=2000;
+
 /// What one node must know before it can talk to anyone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,7 +34,7 @@ pub struct Settings {
     #[serde(default)]
     pub disks: Vec<String>,
     /// Every time-out of the cluster is multiplied by this percentage (slow, emulated machines). The same on all
-    /// nodes; the safety rules hold for any value.
+    /// nodes. Leases follow the value of the node that created the cluster (S5); another one here costs only liveness.
     #[serde(default = "default_scale")]
     pub time_scale_percent: u32,
     /// Run the web console.
@@ -127,7 +130,7 @@ impl Settings {
         if self.address.is_unspecified() || self.address.is_multicast() {
             return fault("address", format!("{} is no address that peers can reach", self.address));
         }
-        if !(10..=2000).contains(&self.time_scale_percent) {
+        if !TIME_SCALES.contains(&self.time_scale_percent) {
             return fault("time_scale_percent", format!("{} is not 10 to 2000", self.time_scale_percent));
         }
         if self.role == Role::Data && self.disks.is_empty() {

@@ -121,8 +121,13 @@ fn beat(node: &Arc<Node>) {
             inner.holder.handle_answer(&answer, now);
         }
         inner.tell_lease(node, now.boot);
-        let view =
-            View { now: now.boot, state: &applied.state, report: report.as_ref(), liveness: &inner.liveness };
+        let view = View {
+            now: now.boot,
+            state: &applied.state,
+            report: report.as_ref(),
+            liveness: &inner.liveness,
+            peers: &inner.reports,
+        };
         let proposals = inner.policy.poll(view);
         (requests, proposals)
     };

@@ -82,7 +82,7 @@ impl Node {
 
     /// Tells storage what is committed.
     pub(crate) fn tell_storage(&self) {
-        self.storage.tell_state(|| self.log.applied().state.for_storage(self.me, self.timing));
+        self.storage.tell_state(|| self.log.applied().state.for_storage(self.me));
     }
 
     /// Remembers, durably, that this identity belongs to a cluster: from now on it is nothing without its log (S20).

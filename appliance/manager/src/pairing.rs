@@ -102,7 +102,9 @@ pub(crate) async fn create_cluster(node: &Node, portal: SocketAddr) -> Answer {
         return failed("unavailable", format!("the Raft log can't be begun: {error}"));
     }
     let first = member_of(&node.card);
-    decided(proposals::propose(node, Command::CreateCluster { id, portal, first }, node.patience()).await)
+    let time_scale_percent = node.settings.time_scale_percent;
+    let command = Command::CreateCluster { id, portal, time_scale_percent, first };
+    decided(proposals::propose(node, command, node.patience()).await)
 }
 
 /// The answer to a proposed command.

@@ -153,6 +153,15 @@ impl View<'_> {
                     .into(),
             );
         }
+        let own = self.node.settings.time_scale_percent;
+        if let Some(cluster) = &self.state.cluster
+            && cluster.time_scale_percent != own
+        {
+            problems.push(format!(
+                "The time scale of {} is {own} percent, that of the cluster {} percent.",
+                self.node.settings.name, cluster.time_scale_percent
+            ));
+        }
         for member in self.state.members.values().filter(|member| !self.online(member.node)) {
             problems.push(format!("{} is not reached.", member.name));
         }

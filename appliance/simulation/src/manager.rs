@@ -9,6 +9,7 @@ use cluster::liveness::Liveness;
 use cluster::promotion::{Policy, View, plan_hand_over};
 use cluster::{ClusterState, Command, Outcome, Voters};
 use control::link::{Lease, Report};
+use std::collections::BTreeMap;
 
 pub(crate) struct Manager {
     pub(crate) incarnation: InstanceId,
@@ -344,8 +345,14 @@ impl World {
     fn consider_promotion(&mut self, node: usize) {
         let now = self.nodes[node].machine.boot(self.now);
         let Some(manager) = &mut self.nodes[node].manager else { return };
-        let view =
-            View { now, state: &manager.state, report: manager.report.as_ref(), liveness: &manager.liveness };
+        let view = View {
+            now,
+            state: &manager.state,
+            report: manager.report.as_ref(),
+            liveness: &manager.liveness,
+            // Reports of others don't travel here.
+            peers: &BTreeMap::new(),
+        };
         for proposal in manager.policy.poll(view) {
             self.propose(node, Command::Propose(proposal));
         }

@@ -32,6 +32,7 @@ pub(crate) fn demo() -> ClusterState {
         Command::CreateCluster {
             id: ClusterId(7),
             portal: "127.0.0.50:3260".parse().unwrap(),
+            time_scale_percent: 100,
             first: member(A, "a", true),
         },
         Command::AddMember(member(B, "b", true)),

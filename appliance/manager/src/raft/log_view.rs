@@ -163,6 +163,7 @@ mod tests {
         let cluster = Command::CreateCluster {
             id: base::ClusterId(1),
             portal: "127.0.0.50:3260".parse().unwrap(),
+            time_scale_percent: 100,
             first: control::link::Member {
                 node: NodeId(1),
                 name: "a".into(),
