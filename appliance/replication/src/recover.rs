@@ -55,12 +55,14 @@ impl core::error::Error for OpenError {}
 /// The records of a new copy whose data area is all zero: (offset in the metadata area, bytes), to be written durably
 /// in this order; the superblocks come last, so an interrupted format leaves no copy. `created`: the epoch in which the
 /// volume was created with this copy (every copy equal, nothing dirty); `None` for a copy added later, which gets
-/// everything (S7). The answer is `None` if the size is impossible.
+/// everything (S7). `in_sync`: the copy is in sync as it is; else it has to be a target first, whatever the in-sync set
+/// says before. The answer is `None` if the size is impossible.
 #[must_use]
 pub fn format(
     identity: Identity,
     size: ByteCount,
     created: Option<Epoch>,
+    in_sync: bool,
 ) -> Option<impl Iterator<Item = (u64, Vec<u8>)>> {
     let layout = Layout::for_size(size)?;
     let epoch = created.unwrap_or(Epoch(0));
@@ -69,7 +71,7 @@ pub fn format(
         epoch,
         data_epoch: epoch,
         // S10: a copy that never held the data is no copy, whatever the in-sync set says, until it is a target.
-        inconsistent: if created.is_some() { Epoch(0) } else { Epoch(u64::MAX) },
+        inconsistent: if created.is_some() && in_sync { Epoch(0) } else { Epoch(u64::MAX) },
         peer: PeerMark { data_epoch: epoch, ..PeerMark::default() },
         peer_node: NodeId(0),
     };

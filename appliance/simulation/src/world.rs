@@ -460,7 +460,12 @@ fn founding(scenario: &Scenario) -> Vec<Command> {
         certificate_sha256: String::new(),
     };
     vec![
-        Command::CreateCluster { id: CLUSTER, portal: "127.0.0.50:3260".parse().unwrap(), first: member(0) },
+        Command::CreateCluster {
+            id: CLUSTER,
+            portal: "127.0.0.50:3260".parse().unwrap(),
+            time_scale_percent: 100,
+            first: member(0),
+        },
         Command::AddMember(member(1)),
         Command::AddMember(member(2)),
         Command::CreateVolume { id: VOLUME, name: "demo".into(), size: scenario.size, write_back: false },
@@ -475,7 +480,7 @@ pub(crate) fn identity(n: usize) -> Identity {
 fn new_node(n: usize, scenario: &Scenario, layout: Layout, rng: &mut Rng) -> Node {
     let mut disk = Disk::new(layout.meta_len.0);
     if n < 2 {
-        let records = replication::format(identity(n), scenario.size, Some(base::Epoch(1))).unwrap();
+        let records = replication::format(identity(n), scenario.size, Some(base::Epoch(1)), true).unwrap();
         for (offset, bytes) in records {
             disk.format(offset, &bytes);
         }

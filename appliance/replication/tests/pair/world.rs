@@ -113,7 +113,7 @@ impl World {
         let layout = Layout::for_size(config.size).unwrap();
         let node = |n: usize| {
             let mut meta = vec![0; usize::try_from(layout.meta_len.0).unwrap()];
-            for (offset, bytes) in format(identity(n), config.size, Some(Epoch(1))).unwrap() {
+            for (offset, bytes) in format(identity(n), config.size, Some(Epoch(1)), true).unwrap() {
                 let at = usize::try_from(offset).unwrap();
                 meta[at..at + bytes.len()].copy_from_slice(&bytes);
             }

@@ -4,8 +4,9 @@
 //! Invariants
 //! - A disk that is refused is not written to, and what is wrong with it is reported (S12).
 //! - A new copy counts as one of creation time, equal and clean, only if nothing was ever written that it could
-//!   lack: in the volume's first epoch, or while it is not in sync (then S7 compares epochs). A copy that the committed
-//!   state calls in sync but that is not there any more is made anew as one that lacks everything.
+//!   lack: in the volume's first epoch, or while it is not in sync (then S7 compares epochs, and it is used only once it
+//!   has been a target: the state known here may be older than one in which its predecessor was in sync). A copy that
+//!   the committed state calls in sync but that is not there any more is made anew as one that lacks everything.
 //! - Space is freed only for volumes that the committed state names as deleted.
 
 mod worker;

@@ -106,8 +106,9 @@ impl Worker {
         let identity = Identity { cluster: owner.cluster, volume: config.volume, node: owner.node, replica };
         if is_blank(&meta, &layout).map_err(|error| chain(&error))? {
             // See the invariants of `opening`.
-            let clean = config.epoch == Epoch(1) || !config.in_sync.contains(&owner.node);
-            let records = replication::format(identity, config.size, clean.then_some(Epoch(1)))
+            let in_sync = config.in_sync.contains(&owner.node);
+            let clean = config.epoch == Epoch(1) || !in_sync;
+            let records = replication::format(identity, config.size, clean.then_some(Epoch(1)), in_sync)
                 .ok_or("its size is impossible")?;
             // The superblocks last: a format that was cut short is begun anew.
             let (last, first): (Vec<_>, Vec<_>) =
