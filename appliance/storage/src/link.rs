@@ -43,7 +43,8 @@ pub(crate) async fn run(
                 event(LinkEvent::Down);
             }
             Err(error) => {
-                tracing::debug!(%error, socket = %socket.display(), "cluster manager not there yet")
+                tracing::debug!(%error, socket = %socket.display(), "cluster manager not there yet");
+                while outgoing.try_recv().is_ok() {}
             }
         }
         tokio::time::sleep(REDIAL).await;

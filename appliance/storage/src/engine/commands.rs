@@ -2,6 +2,7 @@
 
 use base::VolumeId;
 use control::link::ToCluster;
+use replication::frame::Message;
 use replication::{Command, DiskResult};
 
 use super::data::Data;
@@ -33,7 +34,12 @@ impl Engine {
             }
             Command::Send { session, frame, payload } => {
                 if let Some(handle) = volume.sessions.get(&session) {
-                    handle.send(Outgoing { frame: frame.encode(), payload: payload.map(|data| data.0) });
+                    let last = matches!(frame.message, Message::Refuse(_));
+                    handle.send(Outgoing {
+                        frame: frame.encode(),
+                        payload: payload.map(|data| data.0),
+                        last,
+                    });
                 }
             }
             Command::Reply { id: request, result } => self.reply(id, request, result),

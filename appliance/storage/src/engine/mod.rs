@@ -135,6 +135,9 @@ impl Engine {
     }
 
     fn turn(&mut self) {
+        // First of all: what gathered while the machine stood still is not answered under a lease from before (S5).
+        self.judge_leases();
+        self.execute_all();
         while let Some(input) = self.inbox.pop() {
             self.handle(input);
             self.execute_all();

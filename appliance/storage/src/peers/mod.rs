@@ -9,6 +9,7 @@
 mod receive;
 mod send;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -47,23 +48,28 @@ pub(crate) enum PeerEvent {
     },
 }
 
-/// The engine's end of one session. Dropping it closes the connection.
+/// The engine's end of one session. Dropping it closes the connection: at once, or after the last frame.
 pub(crate) struct SessionHandle {
     pub(crate) id: SessionId,
     outgoing: Inbox<Outgoing>,
-    tasks: [AbortHandle; 2],
+    reading: AbortHandle,
+    writing: AbortHandle,
+    ending: Cell<bool>,
 }
 
 impl SessionHandle {
     pub(crate) fn send(&self, outgoing: Outgoing) {
+        self.ending.set(outgoing.last);
         self.outgoing.push(outgoing);
     }
 }
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
+        self.reading.abort();
+        // A peer that was refused is to learn why (S4); the writer ends by itself then.
+        if !self.ending.get() {
+            self.writing.abort();
         }
     }
 }
@@ -146,8 +152,13 @@ impl Peers {
         ));
         let writing =
             tokio::task::spawn_local(send::run(writer, outgoing.clone(), session, Rc::clone(&self.event)));
-        let tasks = [reading.abort_handle(), writing.abort_handle()];
-        let handle = SessionHandle { id: session, outgoing, tasks };
+        let handle = SessionHandle {
+            id: session,
+            outgoing,
+            reading: reading.abort_handle(),
+            writing: writing.abort_handle(),
+            ending: Cell::new(false),
+        };
         (self.event)(PeerEvent::Opened { volume, peer, dialled, handle });
     }
 }
