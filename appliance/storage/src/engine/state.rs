@@ -58,6 +58,9 @@ impl Engine {
                 Some(open) => {
                     open.name.clone_from(&volume.name);
                     open.config = volume.config.clone();
+                    if open.config.in_sync == open.config.replicas {
+                        open.forget_passing_problems();
+                    }
                     open.replica.handle_config(clock::now(), &volume.config);
                 }
                 None => self.opener.open(volume),

@@ -66,6 +66,14 @@ impl Volume {
         self.problems.push_back(problem);
     }
 
+    /// Every copy is in sync: what stood in the way of that is over. What the disks said stays.
+    pub(super) fn forget_passing_problems(&mut self) {
+        self.problems.retain(|problem| match problem {
+            Problem::DiskWriteFailed { .. } | Problem::DiskReadFailed { .. } | Problem::PayloadChecksum => true,
+            Problem::Protocol(_) | Problem::Refused(_) | Problem::Unsupported(_) | Problem::FullResync => false,
+        });
+    }
+
     pub(super) fn problems(&self) -> impl Iterator<Item = String> + '_ {
         self.problems.iter().map(|problem| format!("volume {}: {problem}", self.name))
     }
