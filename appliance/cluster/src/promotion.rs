@@ -157,8 +157,38 @@ pub struct HandOver {
     pub instance: InstanceId,
 }
 
-/// Turns a request into a hand-over. `storage_of` tells the storage process of a live node.
+/// Turns a request into hand-overs: the volume's, then those of all others that its primary serves. One portal stands
+/// before all volumes and follows who serves; a volume left behind would hold it, and the others were out of reach.
+/// `storage_of` tells the storage process of a live node.
 pub fn plan_hand_over(
+    state: &ClusterState,
+    volume: &str,
+    to: Option<&str>,
+    storage_of: impl Fn(NodeId) -> Option<InstanceId>,
+) -> Result<Vec<HandOver>, Refusal> {
+    let first = plan_one(state, volume, to, storage_of)?;
+    let mut plans = alloc::vec![first.clone()];
+    for entry in state.volumes.values() {
+        let config = &entry.config;
+        if config.volume == first.volume || config.primary != Some(first.primary) {
+            continue;
+        }
+        if !config.in_sync.contains(&first.to) {
+            return Err(Refusal::new(
+                RefusalKind::Refused,
+                format!(
+                    "volume {} has to go along, as one portal stands before both, and its copy on {} is not in sync",
+                    entry.name,
+                    state.name_of(first.to)
+                ),
+            ));
+        }
+        plans.push(HandOver { volume: config.volume, ..first.clone() });
+    }
+    Ok(plans)
+}
+
+fn plan_one(
     state: &ClusterState,
     volume: &str,
     to: Option<&str>,

@@ -9,7 +9,7 @@ use control::link::{Report, VolumeReport};
 use control::settings::Timing;
 use futago_cluster::lease::*;
 use futago_cluster::liveness::Liveness;
-use futago_cluster::promotion::{Policy, View, plan_hand_over};
+use futago_cluster::promotion::{HandOver, Policy, View, plan_hand_over};
 use futago_cluster::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -366,9 +366,10 @@ fn a_restarted_manager_goes_on_with_the_numbers() {
 fn hand_over_requests_are_checked() {
     let state = served_by_a();
     let both = |node: NodeId| Some(InstanceId(if node == A { 11 } else { 22 }));
-    let plan = plan_hand_over(&state, "demo", None, both).unwrap();
-    assert_eq!((plan.primary, plan.to, plan.instance), (A, B, InstanceId(22)));
-    assert_eq!(plan_hand_over(&state, "demo", Some("b"), both).unwrap().to, B);
+    let plans = plan_hand_over(&state, "demo", None, both).unwrap();
+    let only = HandOver { volume: V, primary: A, to: B, instance: InstanceId(22) };
+    assert_eq!(plans, std::slice::from_ref(&only));
+    assert_eq!(plan_hand_over(&state, "demo", Some("b"), both).unwrap(), [only]);
     let kind = |volume, to, storage: &dyn Fn(NodeId) -> Option<InstanceId>| {
         plan_hand_over(&state, volume, to, storage).unwrap_err().kind
     };
@@ -378,6 +379,33 @@ fn hand_over_requests_are_checked() {
     assert_eq!(kind("demo", Some("witness"), &both), RefusalKind::Refused);
     assert_eq!(kind("demo", None, &|_| None), RefusalKind::Unavailable);
     assert_eq!(plan_hand_over(&demo(), "demo", None, both).unwrap_err().kind, RefusalKind::Unavailable);
+}
+
+/// All volumes are behind one portal, so none may stay behind with the old primary.
+#[test]
+fn a_hand_over_takes_the_other_volumes_along() {
+    let mut state = served_by_a();
+    let size = base::ByteCount::mib(64);
+    let second = VolumeId(V.0 + 1);
+    state.apply(&Command::CreateVolume { id: second, name: "second".into(), size, write_back: false });
+    let storage = |node: NodeId| Some(InstanceId(if node == A { 11 } else { 22 }));
+    let planned = |state: &ClusterState, volume| -> Vec<VolumeId> {
+        plan_hand_over(state, volume, None, storage).unwrap().iter().map(|plan| plan.volume).collect()
+    };
+    assert_eq!(planned(&state, "demo"), [V], "nobody serves the second yet");
+
+    let of_second = |number, expected, change| {
+        let id = ProposalId { proposer: A, instance: InstanceId(11), number };
+        Command::Propose(Proposal { id, volume: second, expected: Epoch(expected), change })
+    };
+    state.apply(&of_second(1, 1, Change::Promote));
+    let refusal = plan_hand_over(&state, "demo", None, storage).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Refused, "{refusal:?}");
+    assert!(refusal.message.contains("volume second has to go along"), "{}", refusal.message);
+
+    state.apply(&of_second(2, 2, Change::Grow { add: B }));
+    assert_eq!(planned(&state, "demo"), [V, second]);
+    assert_eq!(planned(&state, "second"), [second, V], "the named one goes first");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use crate::messages::{Request, Response};
 use crate::node::{Node, failed};
 use base::{InstanceId, NodeId, VolumeId};
-use cluster::promotion::plan_hand_over;
+use cluster::ClusterState;
+use cluster::promotion::{HandOver, plan_hand_over};
 use control::api::Answer;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -13,16 +14,27 @@ fn patience(node: &Node) -> Duration {
     node.patience() * 2
 }
 
-/// Hands the volume over, wherever it is served. Answers when that is committed and known here.
+/// Hands the volume over, wherever it is served, and with it all others of its primary, one after the other: the portal
+/// moves when the last has gone. Answers when that is committed and known here.
 pub(crate) async fn run(node: &Node, volume: &str, to: Option<&str>) -> Answer {
     let state = node.log.applied().state;
     let storage_of = |peer: NodeId| {
         if peer == node.me { node.storage.current().0 } else { node.heart.storage_of(peer) }
     };
-    let plan = match plan_hand_over(&state, volume, to, storage_of) {
-        Ok(plan) => plan,
+    let plans = match plan_hand_over(&state, volume, to, storage_of) {
+        Ok(plans) => plans,
         Err(refusal) => return refusal.into(),
     };
+    for plan in plans {
+        match carry_out(node, &state, &plan).await {
+            Answer::Done => {}
+            other => return other,
+        }
+    }
+    Answer::Done
+}
+
+async fn carry_out(node: &Node, state: &ClusterState, plan: &HandOver) -> Answer {
     if plan.primary == node.me {
         return on_primary(node, plan.volume, plan.to, plan.instance).await;
     }
