@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -87,7 +87,9 @@ impl DemoNode {
         if dir.join(control::paths::SETTINGS).exists() {
             return Ok(());
         }
-        fs::create_dir_all(&dir).with_context(|| format!("{}: can't be created", dir.display()))?;
+        // The disk is in it: for its owner only.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.with_context(|| format!("{}: can't be created", dir.display()))?;
         let dir = dir.canonicalize()?;
         if self.role == Role::Data {
             let path = dir.join("disk0.img");
@@ -96,6 +98,16 @@ impl DemoNode {
         }
         // Last: its presence says that the rest is complete.
         write_private(&dir.join(control::paths::SETTINGS), &serde_json::to_vec_pretty(&self.settings(&dir))?)
+    }
+
+    /// Whether the node's directory is one that [`Self::create`] made or began to make, or is still to be made.
+    pub(super) fn is_ours(&self, demo: &Path) -> bool {
+        let dir = self.dir(demo);
+        let begun =
+            |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == "disk0.img");
+        dir.join(control::paths::SETTINGS).exists()
+            || !dir.exists()
+            || fs::read_dir(&dir).is_ok_and(|mut entries| entries.all(begun))
     }
 
     fn listeners(&self) -> Vec<SocketAddr> {
@@ -155,4 +167,25 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
         fs::rename(&partial, path)
     };
     write().with_context(|| format!("{}: can't be written", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_node_s_directory_is_ours() {
+        let demo = std::env::temp_dir().join(format!("futago-layout-{}", std::process::id()));
+        let [node, ..] = NODES;
+        let dir = node.dir(&demo);
+        assert!(node.is_ours(&demo), "still to be made");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("disk0.img"), "").unwrap();
+        assert!(node.is_ours(&demo), "cut short");
+        fs::write(dir.join("letter"), "dear").unwrap();
+        assert!(!node.is_ours(&demo), "somebody else's");
+        fs::write(dir.join(control::paths::SETTINGS), "{}").unwrap();
+        assert!(node.is_ours(&demo));
+        fs::remove_dir_all(&demo).unwrap();
+    }
 }

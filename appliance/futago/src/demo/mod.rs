@@ -87,7 +87,12 @@ fn run_all(arguments: &DemoArguments) -> anyhow::Result<()> {
     let _lock = lock(&dir)?;
     for node in NODES {
         if let Some(pid) = processes::running(node, &dir) {
-            bail!("node {} of {} runs already (process {})", node.name, dir.display(), pid.as_raw_nonzero());
+            bail!(
+                "node {0} of {1} runs already (process {2}): `futago demo stop {0} --dir {1}` stops it",
+                node.name,
+                dir.display(),
+                pid.as_raw_nonzero()
+            );
         }
         node.check_addresses().with_context(|| format!("node {}", node.name))?;
     }
@@ -161,8 +166,14 @@ fn lock(dir: &Path) -> anyhow::Result<fs::File> {
     Ok(file)
 }
 
-/// Removes the nodes' directories, and nothing else that may stand beside them.
+/// Removes the nodes' directories, and nothing else that may stand beside them. All of them must look like a node's:
+/// `--dir` may name a directory of somebody else's, with an `a` in it.
 fn clear(dir: &Path) -> anyhow::Result<()> {
+    for node in NODES {
+        if !node.is_ours(dir) {
+            bail!("{}: no node of a demo, left alone; choose another --dir", node.dir(dir).display());
+        }
+    }
     for node in NODES {
         let dir = node.dir(dir);
         if dir.exists() {
