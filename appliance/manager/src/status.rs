@@ -49,7 +49,8 @@ impl View<'_> {
 
     fn cluster(&self) -> Option<ClusterStatus> {
         let cluster = self.state.cluster.as_ref()?;
-        let leader = self.node.raft.metrics().borrow().current_leader;
+        // A leader that no majority hears names itself still, and leads nobody.
+        let leader = self.node.raft.metrics().borrow().current_leader.filter(|_| self.pulse.quorum);
         Some(ClusterStatus {
             id: cluster.id.to_string(),
             generation: cluster.generation,
