@@ -69,7 +69,8 @@ pub(super) fn announce(dir: &Path, password: &str) -> anyhow::Result<()> {
     println!("  login     {USER} / {password}");
     println!();
     println!("  connect   iscsi-inq iscsi://{}/{IQN}/0", summary.portal);
-    println!("  status    futago ctl --dir {}/a status", dir.display());
+    let futago = std::env::current_exe()?;
+    println!("  status    {} ctl --dir {}/a status", futago.display(), dir.display());
     println!("  stop      Ctrl-C");
     Ok(())
 }
