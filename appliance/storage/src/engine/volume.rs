@@ -69,8 +69,12 @@ impl Volume {
     /// Every copy is in sync: what stood in the way of that is over. What the disks said stays.
     pub(super) fn forget_passing_problems(&mut self) {
         self.problems.retain(|problem| match problem {
-            Problem::DiskWriteFailed { .. } | Problem::DiskReadFailed { .. } | Problem::PayloadChecksum => true,
-            Problem::Protocol(_) | Problem::Refused(_) | Problem::Unsupported(_) | Problem::FullResync => false,
+            Problem::DiskWriteFailed { .. } | Problem::DiskReadFailed { .. } | Problem::PayloadChecksum => {
+                true
+            }
+            Problem::Protocol(_) | Problem::Refused(_) | Problem::Unsupported(_) | Problem::FullResync => {
+                false
+            }
         });
     }
 
