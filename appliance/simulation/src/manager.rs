@@ -361,7 +361,9 @@ impl World {
     /// An administrator asks for a hand-over, at the primary's node.
     pub(crate) fn ask_for_hand_over(&mut self) {
         let storage_of = |node: base::NodeId| self.nodes[index(node)].storage.as_ref().map(|s| s.instance);
-        let Ok(plan) = plan_hand_over(&self.committed, "demo", None, storage_of) else { return };
+        let Ok(plans) = plan_hand_over(&self.committed, "demo", None, storage_of) else { return };
+        // The simulated cluster has one volume.
+        let Some(plan) = plans.first() else { return };
         let node = index(plan.primary);
         let Some(instance) = storage_of(plan.primary) else { return };
         let message = ToStorage::HandOver { to: plan.to, instance: plan.instance };
