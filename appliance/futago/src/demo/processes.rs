@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::layout::{DemoNode, NODES};
 
+/// How long a node that was killed may take to be gone: the kernel ends its disk requests first.
+const DEATH_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a node may take to hand over, flush and end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -26,8 +28,12 @@ pub(super) fn running(node: DemoNode, demo: &Path) -> Option<Pid> {
 
 /// Starts the node's supervisor and waits until it has written its process id.
 pub(super) fn start(node: DemoNode, demo: &Path) -> anyhow::Result<Pid> {
-    if let Some(pid) = running(node, demo) {
-        bail!("node {} runs already (process {})", node.name, pid.as_raw_nonzero());
+    let patience = Instant::now() + DEATH_PATIENCE;
+    while let Some(pid) = running(node, demo) {
+        if Instant::now() > patience {
+            bail!("node {} runs already (process {})", node.name, pid.as_raw_nonzero());
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     let dir = node.dir(demo);
     fs::create_dir_all(dir.join(control::paths::LOG_DIR))?;
