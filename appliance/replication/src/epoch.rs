@@ -154,6 +154,10 @@ impl<B: Buffer> Replica<B> {
         }
         self.adopting = false;
         if self.primary {
+            // S11: it failed while it was in doubt whether the peer is in sync (S8), and it is.
+            if self.peer_in_sync() && self.jobs.iter().any(|(_, job)| job.write_failed()) {
+                return self.fail(false);
+            }
             self.redial_at = self.now;
             self.down_since = (self.peer_required() && self.link.is_none()).then_some(self.now);
             for key in self.jobs.keys() {

@@ -282,6 +282,62 @@ fn a_read_error_is_served_from_the_peer() {
 }
 
 #[test]
+fn a_write_error_is_the_initiators_only_without_a_peer() {
+    let mut w = World::healthy();
+    w.crash(1, || true);
+    w.run(1500);
+    w.nodes[0].write_errors = true;
+    let id = w.write(0, 3, 7);
+    w.settle();
+    assert!(matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::Medium))), "S11: just what failed");
+    w.nodes[0].write_errors = false;
+    let id = w.write(0, 4, 8);
+    w.settle();
+    assert!(w.done(0, id) && w.status(0).usable);
+    w.start(1);
+    w.run(3000);
+    assert!(w.config.in_sync.len() == 2 && w.equal());
+}
+
+/// The write error comes while it is in doubt whether the peer is in sync (S8): the peer has what this copy lacks, so
+/// no answer may say that only one block failed here.
+#[test]
+fn a_write_error_while_a_grow_is_in_doubt_waits_for_its_end() {
+    for grown in [true, false] {
+        let mut w = World::healthy();
+        w.crash(1, || true);
+        w.run(1500);
+        w.start(1);
+        w.no_commits = true;
+        w.run(500);
+        let is_grow = |p: &base::Proposal| matches!(p.change, base::Change::Grow { .. });
+        assert!(w.proposals.iter().any(is_grow), "{:?}", w.proposals);
+        w.nodes[0].write_errors = true;
+        let id = w.write(0, 3, 7);
+        w.settle();
+        assert!(!w.nodes[0].replies.contains_key(&id), "S11, S8: {:?}", w.nodes[0].replies.get(&id));
+        w.nodes[0].write_errors = false;
+        w.proposals.retain(|p| is_grow(p) == grown);
+        w.no_commits = false;
+        w.settle();
+        if grown {
+            assert_eq!(w.config.reason, EpochReason::Grown);
+            assert!(!w.status(0).usable && !w.status(0).serving, "S11: its peer is in sync");
+            w.promote(1);
+            w.run(3000);
+            assert!(w.status(1).serving);
+            w.crash(0, || true);
+            w.start(0);
+        } else {
+            assert!(matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::Medium))));
+            assert!(w.status(0).usable && w.config.primary == Some(NodeId(1)));
+        }
+        w.run(3000);
+        assert!(w.config.in_sync.len() == 2 && w.equal());
+    }
+}
+
+#[test]
 fn a_damaged_payload_never_reaches_the_disk() {
     let mut w = World::healthy();
     let id = w.write(0, 1, 1);

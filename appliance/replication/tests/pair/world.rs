@@ -66,6 +66,8 @@ pub struct Node {
     pub hand_over_failed: Vec<String>,
     pub stopped: bool,
     pub read_errors: bool,
+    /// Of the data area.
+    pub write_errors: bool,
 }
 
 /// A frame under way, encoded, and its payload.
@@ -131,6 +133,7 @@ impl World {
                 hand_over_failed: vec![],
                 stopped: false,
                 read_errors: false,
+                write_errors: false,
             }
         };
         let mut world = Self {
@@ -275,6 +278,7 @@ impl World {
                 node.meta[at(offset)..at(offset) + bytes.len()].copy_from_slice(bytes);
                 DiskResult::Done
             }
+            DiskOp::Write { .. } | DiskOp::Zero { .. } if node.write_errors => DiskResult::Failed,
             DiskOp::Write { offset, data, durable } => {
                 assert!(*durable);
                 node.data[at(offset)..at(offset) + data.len()].copy_from_slice(data.as_slice());
