@@ -32,9 +32,9 @@ impl Engine {
                     reason: "the volume is not open on this node".into(),
                 }),
             },
-            ToStorage::Refused { number, reason } => {
-                tracing::warn!(number, reason, "proposal refused");
-                for volume in self.volumes.values_mut() {
+            ToStorage::Refused { volume, number, reason } => {
+                tracing::warn!(%volume, number, reason, "proposal refused");
+                if let Some(volume) = self.volumes.get_mut(&volume) {
                     volume.replica.handle_refused(now, number);
                 }
             }
