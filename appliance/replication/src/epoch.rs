@@ -184,9 +184,10 @@ impl<B: Buffer> Replica<B> {
         self.emit(Command::Propose(proposal));
     }
 
-    /// S2: go on alone.
+    /// S2: go on alone. Not with a disk that failed or hangs: that copy must not stay alone (S11).
     pub(crate) fn propose_shrink(&mut self) {
-        if self.known.as_ref().is_some_and(|config| config.epoch == self.floor) && self.primary {
+        let newest = self.known.as_ref().is_some_and(|config| config.epoch == self.floor);
+        if newest && self.primary && !self.failed && !self.watch.aside {
             self.propose(Change::Shrink { keep: BTreeSet::from([self.identity.node]) });
         }
     }

@@ -68,6 +68,8 @@ pub struct Node {
     pub read_errors: bool,
     /// Of the data area.
     pub write_errors: bool,
+    /// Nothing that the disk is asked for ends by itself.
+    pub disk_hangs: bool,
 }
 
 /// A frame under way, encoded, and its payload.
@@ -134,6 +136,7 @@ impl World {
                 stopped: false,
                 read_errors: false,
                 write_errors: false,
+                disk_hangs: false,
             }
         };
         let mut world = Self {
@@ -392,7 +395,8 @@ impl World {
         for _ in 0..100_000 {
             let mut idle = true;
             for n in 0..2 {
-                if !self.nodes[n].pending.is_empty() && self.nodes[n].replica.is_some() {
+                let works = self.nodes[n].replica.is_some() && !self.nodes[n].disk_hangs;
+                if works && !self.nodes[n].pending.is_empty() {
                     self.disk(n, 0);
                     idle = false;
                 }
