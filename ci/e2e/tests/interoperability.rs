@@ -37,7 +37,7 @@ fn report_luns(session: &mut Session) -> Vec<[u8; 8]> {
 /// A rule's name, and what tries it.
 type Rule = (&'static str, fn(&Demo));
 
-const RULES: [Rule; 17] = [
+const RULES: [Rule; 18] = [
     ("spdk_1414_reserve_6_works_without_ats", spdk_1414_reserve_6_works_without_ats),
     ("spdk_2001_abort_of_a_running_task_is_done", spdk_2001_abort_of_a_running_task_is_done),
     ("scst_41_abort_of_a_finished_task_is_answered", scst_41_abort_of_a_finished_task_is_answered),
@@ -54,6 +54,7 @@ const RULES: [Rule; 17] = [
     ("send_targets_in_a_normal_session", send_targets_in_a_normal_session),
     ("port_binding_has_a_session_per_port", port_binding_has_a_session_per_port),
     ("a_host_that_comes_back_takes_its_session_over", a_host_that_comes_back_takes_its_session_over),
+    ("what_esxi_asks_of_a_disk", what_esxi_asks_of_a_disk),
     ("any_cdb_is_answered_and_the_session_goes_on", any_cdb_is_answered_and_the_session_goes_on),
 ];
 
@@ -212,22 +213,33 @@ fn a_miscompare_tells_where_and_changes_nothing(demo: &Demo) {
     assert_eq!(session.read(77, BLOCK).unwrap(), [9; BLOCK]);
 }
 
-/// Once the abort is answered, the command has had its effect or never has one.
+/// Once the abort is answered, the command has had its effect or never has one. Large writes over the same block keep it
+/// waiting in three rounds of four, so that some aborts come before it is carried out.
 fn an_aborted_ats_is_not_applied_later(demo: &Demo) {
+    const BURST: usize = 256 * KIB;
     let (mut session, mut witness) = (open(demo, 1), open(demo, 2));
     let (mut applied, mut aborted) = (0, 0);
     for round in 0..60_u64 {
-        let (old, new) = (pattern(round, BLOCK), pattern(round + 1000, BLOCK));
-        session.write(88, &old).unwrap();
-        let (cdb, data) = compare_and_write(88, &old, &new);
+        let filling = pattern(round, BURST);
+        let (old, new) = (&filling[..BLOCK], pattern(round + 1000, BLOCK));
+        session.write(88, old).unwrap();
+        let mut writes = round % 4;
+        for _ in 0..writes {
+            session.begin(&read_write(0x8a, 88, BURST), &filling, 0).unwrap();
+        }
+        let (cdb, data) = compare_and_write(88, old, &new);
         let tag = session.begin(&cdb, &data, 0).unwrap();
         session.manage(1, tag).unwrap();
-        let mut answered = false;
-        loop {
+        let (mut answered, mut managed) = (false, false);
+        while !managed || writes > 0 {
             let pdu = session.receive().unwrap();
             match pdu.opcode() {
-                0x21 => answered = true,
-                0x22 => break,
+                0x21 if pdu.word(16) == tag => answered = true,
+                0x21 => writes -= 1,
+                0x22 => {
+                    assert!(pdu.header[2] == 0 || answered, "no such task, yet it was not answered");
+                    managed = true;
+                }
                 other => panic!("PDU {other:#x}"),
             }
         }
@@ -235,8 +247,8 @@ fn an_aborted_ats_is_not_applied_later(demo: &Demo) {
         assert!(found == old || found == new);
         assert!(!answered || found == new, "round {round}: answered, not applied");
         *(if found == new { &mut applied } else { &mut aborted }) += 1;
-        if round % 20 == 0 {
-            std::thread::sleep(Duration::from_millis(200));
+        if round % 10 == 0 {
+            std::thread::sleep(Duration::from_millis(100));
         }
         assert!(witness.read(88, BLOCK).unwrap() == found, "round {round}: it changed after the abort");
     }
@@ -366,6 +378,36 @@ fn a_host_that_comes_back_takes_its_session_over(demo: &Demo) {
     new.write(1, &[5; BLOCK]).unwrap();
     assert!(old.command(&[0; 6], &[], 0).is_err(), "the old connection is still served");
     open(demo, 2).read(1, BLOCK).unwrap();
+}
+
+/// Pages, bits and descriptors without which ESXi takes a disk for a lesser one: no FUA, no ATS, no ALUA, 512n.
+fn what_esxi_asks_of_a_disk(demo: &Demo) {
+    let mut session = open(demo, 1);
+    let mut ask = |cdb: &[u8]| {
+        let answer = session.command(cdb, &[], 255).unwrap();
+        assert_eq!(answer.status, 0, "{cdb:02x?}: {answer:?}");
+        answer.data
+    };
+    let inquiry = ask(&[0x12, 0, 0, 0, 255, 0]);
+    assert_eq!((inquiry[0], inquiry[1], inquiry[2]), (0, 0, 6), "a fixed disk that conforms to SPC-4");
+    assert_eq!(inquiry[5] >> 4 & 3, 1, "TPGS: implicit");
+    assert_eq!(inquiry[7] & 2, 2, "CMDQUE");
+    let pages = ask(&[0x12, 1, 0, 0, 255, 0]);
+    assert!(pages[4..].is_sorted(), "VPD pages in order (SPC-4 §7.8.16): {pages:02x?}");
+    for page in [0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2] {
+        assert!(pages[4..].contains(&page), "VPD page {page:02x} in {pages:02x?}");
+        assert_eq!(ask(&[0x12, 1, page, 0, 255, 0])[1], page);
+    }
+    for page in [0x08, 0x0a, 0x1c, 0x3f] {
+        let sense = ask(&[0x1a, 0, page, 0, 255, 0]);
+        assert_eq!(sense[2] & 0x90, 0x10, "page {page:02x}: DPOFUA without write protection");
+    }
+    let capacity = ask(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0]);
+    assert_eq!((capacity[10], capacity[13] & 0x0f), (2, 3), "512e");
+    let groups = ask(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0]);
+    assert_eq!(groups[4] & 0x0f, 0, "active/optimized");
+    let ats = ask(&[0xa3, 0x0c, 1, 0x89, 0, 0, 0, 0, 0, 255, 0, 0]);
+    assert_eq!(ats[1] & 7, 3, "COMPARE AND WRITE is supported");
 }
 
 /// Unknown or malformed commands get 5/20/00, or 5/24/00 with the byte at fault; none hangs, drops or restarts anything.
