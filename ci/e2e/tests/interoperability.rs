@@ -353,6 +353,14 @@ fn send_targets_in_a_normal_session(demo: &Demo) {
     let found = session.text("SendTargets", "").unwrap();
     assert_eq!(found[0], ("TargetName".to_owned(), demo.iqn()));
     assert_eq!(found[1], ("TargetAddress".to_owned(), format!("{},1", demo.portal())));
+    assert_eq!(session.text("SendTargets", &demo.iqn()).unwrap(), found);
+    // "All" must not be served here (Appendix C); what nobody knows is told so; the session goes on.
+    for (key, value, answer) in
+        [("SendTargets", "All", "Reject"), ("SendTargetsPlease", "All", "NotUnderstood")]
+    {
+        assert_eq!(session.text(key, value).unwrap(), [(key.to_owned(), answer.to_owned())]);
+    }
+    assert_eq!(session.text("SendTargets", "iqn.2026-11.local.futago:nobody").unwrap(), []);
     session.read(0, BLOCK).unwrap();
 }
 
