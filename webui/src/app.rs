@@ -99,6 +99,7 @@ fn name_of(command: &Command) -> &'static str {
         Command::OfferPairing => "offer pairing",
         Command::Pair { .. } => "pair",
         Command::CreateVolume { .. } => "create volume",
+        Command::GrowVolume { .. } => "grow volume",
         Command::DeleteVolume { .. } => "delete volume",
         Command::CreateTarget { .. } => "create target",
         Command::DeleteTarget { .. } => "delete target",

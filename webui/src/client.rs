@@ -153,6 +153,12 @@ impl Client {
         self.change(Method::POST, "/api/v1/volumes", &serde_json::json!({ "name": name, "size": size })).await
     }
 
+    /// Gives a volume a larger size. Returns when it has it, or after a while, when that goes on by itself.
+    pub async fn grow_volume(&self, name: &str, size: ByteCount) -> Result<(), ClientError> {
+        let path = format!("/api/v1/volumes/{}/grow", segment(name));
+        self.change(Method::POST, &path, &serde_json::json!({ "size": size })).await
+    }
+
     /// Deletes a volume that no target uses. The data is lost.
     pub async fn delete_volume(&self, name: &str) -> Result<(), ClientError> {
         self.delete(&format!("/api/v1/volumes/{}", segment(name))).await

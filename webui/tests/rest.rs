@@ -56,6 +56,9 @@ async fn drive(client: &Client, fake: &Fake) {
     client.unmap_lun("iqn.2026-11.local.futago:two", 7).await.unwrap();
     client.delete_volume("vm").await.unwrap();
     client.delete_target("iqn.2026-11.local.futago:two").await.unwrap();
+    client.grow_volume("demo", ByteCount::gib(20)).await.unwrap();
+    assert_eq!(client.status().await.unwrap().volumes[0].size, ByteCount::gib(20));
+    assert_eq!(client.grow_volume("demo", ByteCount::gib(1)).await.unwrap_err().kind, "invalid");
     client.hand_over("demo", Some("b")).await.unwrap();
     assert_eq!(client.hand_over("none", None).await.unwrap_err().kind, "not_found");
     let offer = client.offer_pairing().await.unwrap();

@@ -1,7 +1,7 @@
 //! Applying a committed command: members, volumes and targets come and go.
 
 use crate::command::{Command, Outcome, Refusal, RefusalKind, Severity};
-use crate::state::{ClusterIdentity, ClusterState, SIZE_UNIT_BYTES, VolumeEntry};
+use crate::state::{ClusterIdentity, ClusterState, MAX_VOLUME_BYTES, SIZE_UNIT_BYTES, VolumeEntry};
 use alloc::{collections::BTreeMap, format, string::String};
 use base::{ByteCount, ClusterId, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig, VolumeId};
 use control::link::{Member, Target};
@@ -29,6 +29,8 @@ impl ClusterState {
             Command::CreateVolume { id, name, size, write_back } => {
                 self.create_volume(*id, name, *size, *write_back)
             }
+            Command::GrowVolume { name, size } => self.grow_volume(name, *size),
+            Command::EndGrowth { volume, size, reason } => Ok(self.end_growth(*volume, *size, reason)),
             Command::DeleteVolume { name } => self.delete_volume(name),
             Command::Propose(proposal) => Ok(self.propose(proposal)),
             Command::CreateTarget { iqn } => self.create_target(iqn),
@@ -144,6 +146,13 @@ impl ClusterState {
         if size.0 == 0 || !size.0.is_multiple_of(SIZE_UNIT_BYTES) {
             return refuse(RefusalKind::Invalid, format!("the size {} B is no multiple of 4096 B", size.0));
         }
+        if size.0 > MAX_VOLUME_BYTES {
+            let most = ByteCount(MAX_VOLUME_BYTES);
+            return refuse(
+                RefusalKind::Invalid,
+                format!("{size} are more than {most}, the most for a volume"),
+            );
+        }
         if self.volume_named(name).is_some() || self.volumes.contains_key(&id) {
             return refuse(RefusalKind::Exists, format!("volume {name} exists"));
         }
@@ -165,6 +174,8 @@ impl ClusterState {
         let entry = VolumeEntry {
             name: name.into(),
             config,
+            wanted_size: None,
+            not_grown: None,
             proposals: BTreeMap::new(),
             promotions: BTreeMap::new(),
         };

@@ -41,6 +41,22 @@ pub enum Command {
         /// Write-back cache (S1).
         write_back: bool,
     },
+    /// A larger size is wanted: every copy makes room, then the primary proposes it (S22).
+    GrowVolume {
+        /// Its name.
+        name: String,
+        /// More than it has, a multiple of 4096 bytes, at most [`crate::MAX_VOLUME_BYTES`].
+        size: ByteCount,
+    },
+    /// A node can't make room for the wanted size: it is not wanted any more. If another one is, nothing changes.
+    EndGrowth {
+        /// Which volume.
+        volume: VolumeId,
+        /// The size that was wanted.
+        size: ByteCount,
+        /// A sentence that names the node, what it needs and what it has.
+        reason: String,
+    },
     /// Delete a volume that no target shows.
     DeleteVolume {
         /// Its name.

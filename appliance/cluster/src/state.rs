@@ -5,7 +5,7 @@ use alloc::{
     format,
     string::String,
 };
-use base::{ClusterId, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
+use base::{ByteCount, ClusterId, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
 use control::link::{CommittedState, Member, Target, Volume};
 use control::settings::{Timing, is_name};
 use core::fmt;
@@ -13,9 +13,11 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// The version of [`ClusterState`]'s JSON form that this build writes and reads.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 /// Sizes are multiples of this many bytes.
 pub(crate) const SIZE_UNIT_BYTES: u64 = 4096;
+/// Largest volume: what a VMFS datastore can use of one LUN.
+pub const MAX_VOLUME_BYTES: u64 = 62 << 40;
 
 /// Everything committed. Serialised as JSON in snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,10 @@ pub struct VolumeEntry {
     pub name: String,
     /// Its configuration.
     pub config: VolumeConfig,
+    /// The larger size that the administrator wants, until it is the size or no copy can have it (S22).
+    pub wanted_size: Option<ByteCount>,
+    /// Why the last size that was wanted is not wanted any more, if it did not come about.
+    pub not_grown: Option<String>,
     /// Last number seen from each node's storage process (S21): shrink, grow, hand-over, resize.
     pub proposals: BTreeMap<NodeId, LastNumber>,
     /// Last number seen from each node's manager, which proposes promotions and counts apart.
@@ -102,6 +108,29 @@ impl Default for ClusterState {
     }
 }
 
+impl VolumeEntry {
+    fn for_storage(&self) -> Volume {
+        Volume { name: self.name.clone(), config: self.config.clone(), wanted_size: self.wanted_size }
+    }
+}
+
+/// Whether a volume of `size` may become one of `wanted`; the error says why not (S22).
+pub(crate) fn check_growth(size: ByteCount, wanted: ByteCount) -> Result<(), String> {
+    if !wanted.0.is_multiple_of(SIZE_UNIT_BYTES) {
+        return Err(format!("the size {} B is no multiple of {SIZE_UNIT_BYTES} B", wanted.0));
+    }
+    if wanted < size {
+        return Err(format!("it has {size} and can't become smaller, {wanted} would lose data"));
+    }
+    if wanted == size {
+        return Err(format!("it has {size} already"));
+    }
+    if wanted.0 > MAX_VOLUME_BYTES {
+        return Err(format!("{wanted} are more than {}, the most for a volume", ByteCount(MAX_VOLUME_BYTES)));
+    }
+    Ok(())
+}
+
 impl ClusterState {
     /// The volume of that name.
     #[must_use]
@@ -143,7 +172,7 @@ impl ClusterState {
             cluster: cluster.id,
             node,
             members: self.members.values().cloned().collect(),
-            volumes: here.map(|v| Volume { name: v.name.clone(), config: v.config.clone() }).collect(),
+            volumes: here.map(VolumeEntry::for_storage).collect(),
             targets: self.targets.values().cloned().collect(),
             deleted: self.deleted.iter().copied().collect(),
             portal: Some(cluster.portal),
@@ -197,6 +226,9 @@ impl ClusterState {
         }
         if config.size.0 == 0 || !config.size.0.is_multiple_of(SIZE_UNIT_BYTES) {
             return fault("size is no multiple of 4096 bytes");
+        }
+        if entry.wanted_size.is_some_and(|size| check_growth(config.size, size).is_err()) {
+            return fault("its wanted size can't be");
         }
         if config.in_sync.is_empty() {
             return fault("no copy is in sync");

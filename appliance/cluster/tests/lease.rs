@@ -191,6 +191,8 @@ fn report(instance: u64, epoch: Epoch, usable: bool) -> Report {
         logged: ByteCount(0),
         resync: None,
         resynced_total: ByteCount(0),
+        room: ByteCount(0),
+        no_room: None,
     };
     Report { instance: InstanceId(instance), volumes: vec![volume], ..Report::default() }
 }

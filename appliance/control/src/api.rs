@@ -70,6 +70,10 @@ pub struct VolumeStatus {
     pub name: String,
     /// Its size in bytes.
     pub size: ByteCount,
+    /// A larger size that it is being given.
+    pub growth: Option<GrowthStatus>,
+    /// Why it did not get the last size that was wanted.
+    pub not_grown: Option<String>,
     /// Its epoch.
     pub epoch: Epoch,
     /// Name of its primary.
@@ -90,6 +94,17 @@ pub struct VolumeStatus {
     pub dirty: ByteCount,
     /// Bytes that the activity log's extents cover at most: what a resync may move beside dirty blocks.
     pub logged: ByteCount,
+}
+
+/// A volume on its way to a larger size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrowthStatus {
+    /// That size.
+    pub size: ByteCount,
+    /// Names of the nodes whose copies have room for it.
+    pub ready: Vec<String>,
+    /// Names of the nodes that have to make room before it can be the size.
+    pub waiting_for: Vec<String>,
 }
 
 /// State of a volume in one word.
@@ -175,6 +190,13 @@ pub enum Command {
         /// 1 to 63 letters, digits and hyphens.
         name: String,
         /// A multiple of 4096 bytes.
+        size: ByteCount,
+    },
+    /// Give a volume a larger size while it is used. Answers when it has it, or after a while, when it goes on.
+    GrowVolume {
+        /// Its name.
+        name: String,
+        /// A multiple of 4096 bytes, more than it has.
         size: ByteCount,
     },
     /// Delete a volume that no target uses. The data is lost.

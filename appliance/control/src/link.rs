@@ -78,13 +78,15 @@ pub struct Member {
     pub certificate_sha256: String,
 }
 
-/// One volume: name and committed configuration.
+/// One volume: name, committed configuration, and what it is to become.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// Its name.
     pub name: String,
     /// What is committed.
     pub config: VolumeConfig,
+    /// A larger size that every copy is to have room for (S22).
+    pub wanted_size: Option<ByteCount>,
 }
 
 /// One iSCSI target.
@@ -167,6 +169,19 @@ pub struct VolumeReport {
     pub resynced_total: ByteCount,
     /// Bytes that the activity log's extents cover at most: what a resync may move beside dirty blocks (S7).
     pub logged: ByteCount,
+    /// Size that the copy has room for, zeroed and durable (S22).
+    pub room: ByteCount,
+    /// It can't have room for a size that was wanted.
+    pub no_room: Option<NoRoom>,
+}
+
+/// A copy that can't grow (S22).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoRoom {
+    /// To this size.
+    pub size: ByteCount,
+    /// Why, without the node's name.
+    pub reason: String,
 }
 
 /// A resync, seen from its source.

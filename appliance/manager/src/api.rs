@@ -2,7 +2,7 @@
 
 use crate::node::{Node, failed};
 use crate::pairing::{self, decided};
-use crate::{hand_over, proposals, status};
+use crate::{grow, hand_over, proposals, status};
 use axum::extract::{Query, State};
 use axum::response::Json;
 use axum::routing::{get, post};
@@ -59,6 +59,7 @@ async fn run(node: &Node, command: Command) -> Answer {
         Command::Pair { address, code } => return pairing::pair(node, address, &code).await,
         Command::HandOver { volume, to } => return hand_over::run(node, &volume, to.as_deref()).await,
         Command::CreateVolume { name, size } => return create_volume(node, name, size).await,
+        Command::GrowVolume { name, size } => return grow::run(node, name, size).await,
         Command::DeleteVolume { name } => cluster::Command::DeleteVolume { name },
         Command::CreateTarget { iqn } => cluster::Command::CreateTarget { iqn },
         Command::DeleteTarget { iqn } => cluster::Command::DeleteTarget { iqn },
@@ -68,14 +69,14 @@ async fn run(node: &Node, command: Command) -> Answer {
     propose(node, command).await
 }
 
-async fn propose(node: &Node, command: cluster::Command) -> Answer {
+pub(crate) async fn propose(node: &Node, command: cluster::Command) -> Answer {
     if let Err(answer) = in_cluster(node) {
         return answer;
     }
     decided(proposals::propose(node, command, node.patience()).await)
 }
 
-fn in_cluster(node: &Node) -> Result<(), Answer> {
+pub(crate) fn in_cluster(node: &Node) -> Result<(), Answer> {
     match node.cluster() {
         Some(_) => Ok(()),
         None => Err(failed("unavailable", format!("{} is in no cluster yet", node.settings.name))),

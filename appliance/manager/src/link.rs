@@ -7,7 +7,7 @@
 //!   a refusal that rests on it.
 
 use crate::node::Node;
-use crate::proposals;
+use crate::{grow, proposals};
 use base::{InstanceId, NodeId, Proposal, VolumeId};
 use cluster::{Command, Outcome};
 use control::link::{CommittedState, Report, ToCluster, ToStorage};
@@ -208,11 +208,14 @@ async fn listen(
         match message {
             ToCluster::Hello { .. } => anyhow::bail!("storage said hello twice"),
             ToCluster::Propose(proposal) => propose(node, connection, proposal),
-            ToCluster::Report(report) => match node.storage.take_report(connection, report) {
-                Some(true) => node.heart.wake(),
-                Some(false) => {}
-                None => anyhow::bail!("another storage process took its place"),
-            },
+            ToCluster::Report(report) => {
+                grow::give_up(node, &report);
+                match node.storage.take_report(connection, report) {
+                    Some(true) => node.heart.wake(),
+                    Some(false) => {}
+                    None => anyhow::bail!("another storage process took its place"),
+                }
+            }
             ToCluster::HandOverFailed { volume, reason } => node.storage.hand_over_failed(volume, reason),
         }
     }

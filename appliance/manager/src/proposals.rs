@@ -104,6 +104,11 @@ fn is_so(command: &Command, state: &ClusterState) -> bool {
         Command::AddMember(member) => state.members.get(&member.node) == Some(member),
         Command::RemoveMember { node } => !state.members.contains_key(node),
         Command::CreateVolume { id, .. } => state.volumes.contains_key(id),
+        Command::GrowVolume { name, size } => state
+            .volume_named(name)
+            .is_some_and(|entry| entry.wanted_size == Some(*size) || entry.config.size == *size),
+        // Never refused.
+        Command::EndGrowth { .. } => false,
         Command::DeleteVolume { name } => state.volume_named(name).is_none(),
         Command::CreateTarget { iqn } => state.targets.contains_key(iqn),
         Command::DeleteTarget { iqn } => !state.targets.contains_key(iqn),

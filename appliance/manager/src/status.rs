@@ -6,7 +6,8 @@ use base::{ByteCount, NodeId};
 use cluster::placement::{gathering_node, is_parted};
 use cluster::{ClusterState, VolumeEntry};
 use control::api::{
-    ClusterStatus, LunStatus, MemberStatus, ResyncStatus, Status, TargetStatus, VolumeState, VolumeStatus,
+    ClusterStatus, GrowthStatus, LunStatus, MemberStatus, ResyncStatus, Status, TargetStatus, VolumeState,
+    VolumeStatus,
 };
 use control::link::{Report, ResyncReport, VolumeReport};
 use control::settings::Role;
@@ -88,6 +89,8 @@ impl View<'_> {
         VolumeStatus {
             name: entry.name.clone(),
             size: config.size,
+            growth: entry.wanted_size.map(|size| self.growth(entry, size)),
+            not_grown: entry.not_grown.clone(),
             epoch: config.epoch,
             primary: config.primary.map(|primary| self.state.name_of(primary)),
             in_sync: self.names(&config.in_sync),
@@ -98,6 +101,17 @@ impl View<'_> {
             resynced_total: report.map_or(ByteCount(0), |report| report.resynced_total),
             dirty: report.map_or(ByteCount(0), |report| report.dirty),
             logged: report.map_or(ByteCount(0), |report| report.logged),
+        }
+    }
+
+    fn growth(&self, entry: &VolumeEntry, size: ByteCount) -> GrowthStatus {
+        let config = &entry.config;
+        let has =
+            |node: &NodeId| self.replica(*node, config.volume).is_some_and(|report| report.room >= size);
+        GrowthStatus {
+            size,
+            ready: self.names(config.replicas.iter().filter(|node| has(node))),
+            waiting_for: self.names(config.in_sync.iter().filter(|node| !has(node))),
         }
     }
 

@@ -100,11 +100,11 @@ enum VolumeCommand {
         #[arg(value_parser = text::parse_size)]
         size: base::ByteCount,
     },
-    /// Make a volume larger
+    /// Make a volume larger while it is used
     Grow {
         /// The volume
         name: String,
-        /// The new size
+        /// The new size, up to 62TiB; initiators rescan to see it
         #[arg(value_parser = text::parse_size)]
         size: base::ByteCount,
     },
@@ -293,7 +293,13 @@ async fn volume(client: &Client, command: &VolumeCommand) -> Result<Report, Clie
             client.create_volume(name, *size).await?;
             Ok(Report::done(format!("created volume {name}, {size}\n")))
         }
-        VolumeCommand::Grow { name, .. } => Err(not_available(&format!("growing volume {name}"))),
+        VolumeCommand::Grow { name, size } => {
+            client.grow_volume(name, *size).await?;
+            let volumes = client.status().await?.volumes;
+            let has_it = volumes.iter().any(|volume| volume.name == *name && volume.size >= *size);
+            let what = if has_it { "has" } else { "is growing to" };
+            Ok(Report::done(format!("volume {name} {what} {size}\n")))
+        }
         VolumeCommand::Delete { name } => {
             client.delete_volume(name).await?;
             Ok(Report::done(format!("deleted volume {name}\n")))

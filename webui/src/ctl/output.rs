@@ -102,7 +102,7 @@ pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {
             );
             vec![
                 v.name.clone(),
-                v.size.to_string(),
+                v.growth.as_ref().map_or_else(|| v.size.to_string(), |g| format!("{}→{}", v.size, g.size)),
                 words::volume(v.state).word.to_owned(),
                 or_dash(v.primary.as_deref()),
                 list(&v.in_sync),

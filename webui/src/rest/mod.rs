@@ -66,6 +66,7 @@ fn routes() -> Vec<Route> {
         guarded POST "/api/v1/volumes" => volumes::create;
         guarded GET "/api/v1/volumes/{name}" => volumes::one;
         guarded DELETE "/api/v1/volumes/{name}" => volumes::delete;
+        guarded POST "/api/v1/volumes/{name}/grow" => volumes::grow;
         guarded POST "/api/v1/volumes/{name}/handover" => volumes::hand_over;
         guarded GET "/api/v1/targets" => volumes::targets;
         guarded POST "/api/v1/targets" => volumes::create_target;

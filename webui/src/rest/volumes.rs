@@ -22,6 +22,12 @@ pub(super) struct NewVolume {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Grow {
+    size: ByteCount,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct NewTarget {
     iqn: String,
 }
@@ -58,6 +64,16 @@ pub(super) async fn one(
 pub(super) async fn create(State(app): State<Shared>, Body(new): Body<NewVolume>) -> CreatedAnswer {
     app.command(&Command::CreateVolume { name: new.name, size: new.size }).await?;
     Ok((StatusCode::CREATED, DONE))
+}
+
+/// Gives a volume a larger size.
+pub(super) async fn grow(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    Body(Grow { size }): Body<Grow>,
+) -> DoneAnswer {
+    app.command(&Command::GrowVolume { name, size }).await?;
+    Ok(DONE)
 }
 
 /// Deletes a volume that no target uses.

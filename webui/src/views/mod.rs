@@ -47,6 +47,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route("/", get(dashboard::page))
         .route("/volumes", get(volumes::page).post(volumes::create))
         .route("/volumes/{name}", get(volumes::detail))
+        .route("/volumes/{name}/grow", post(volumes::grow))
         .route("/volumes/{name}/handover", get(volumes::ask_hand_over).post(volumes::hand_over))
         .route("/volumes/{name}/delete", get(volumes::ask_delete).post(volumes::delete))
         .route("/targets", get(targets::page).post(targets::create))

@@ -11,6 +11,8 @@ fn volume(name: &str, state: VolumeState) -> VolumeStatus {
         in_sync: vec!["a".into()],
         replicas: vec!["a".into(), "b".into()],
         state,
+        growth: None,
+        not_grown: None,
         resync: None,
         verify: None,
         resynced_total: ByteCount(0),

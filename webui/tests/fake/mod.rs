@@ -92,6 +92,8 @@ pub fn volume(name: &str, size: ByteCount) -> VolumeStatus {
         in_sync: vec!["a".into(), "b".into()],
         replicas: vec!["a".into(), "b".into()],
         state: VolumeState::Healthy,
+        growth: None,
+        not_grown: None,
         resync: None,
         verify: None,
         resynced_total: ByteCount(0),
@@ -244,6 +246,15 @@ fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, St
             }
             status.volumes.push(volume(&name, size));
             format!("Volume {name} was created, {size}.")
+        }
+        Command::GrowVolume { name, size } => {
+            let volume = status.volumes.iter_mut().find(|v| v.name == name);
+            let volume = volume.ok_or_else(|| missing("volume", &name))?;
+            if size <= volume.size {
+                return Err(("invalid", format!("Volume {name} can't become smaller.")));
+            }
+            volume.size = size;
+            format!("Volume {name} was grown to {size}.")
         }
         Command::DeleteVolume { name } => {
             if status.targets.iter().flat_map(|t| &t.luns).any(|l| l.volume == name) {

@@ -53,6 +53,8 @@ impl Shared {
             logged: base::ByteCount(0),
             resync: None,
             resynced_total: base::ByteCount(0),
+            room: config.size,
+            no_room: None,
         });
         Report {
             instance,

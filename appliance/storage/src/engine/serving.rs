@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use base::VolumeId;
+use base::{ByteCount, VolumeId};
 use control::link::CommittedState;
 use control::settings::Settings;
 use netconf::FloatingAddress;
@@ -63,8 +63,13 @@ impl Portal {
         self.service.complete(id, reply);
     }
 
-    /// Takes portal, targets and units over from the committed state.
-    pub(super) fn set_targets(&mut self, state: &CommittedState) {
+    /// Takes portal, targets and units over from the committed state; a volume that is open here has the size that its
+    /// replica serves (S22).
+    pub(super) fn set_targets(
+        &mut self,
+        state: &CommittedState,
+        size: impl Fn(VolumeId) -> Option<ByteCount>,
+    ) {
         if self.address != state.portal {
             self.close();
             self.address = state.portal;
@@ -72,7 +77,8 @@ impl Portal {
         }
         let unit = |id: &VolumeId| {
             let config = &state.volumes.iter().find(|volume| volume.config.volume == *id)?.config;
-            let mut unit = UnitConfig::new(state.cluster, *id, config.size.blocks());
+            let size = size(*id).unwrap_or(config.size);
+            let mut unit = UnitConfig::new(state.cluster, *id, size.blocks());
             unit.write_back = config.write_back;
             Some(unit)
         };
@@ -179,6 +185,7 @@ impl Portal {
 impl Engine {
     /// A replica began or ceased to serve.
     pub(super) fn set_serving(&mut self, id: VolumeId, serving: bool) {
+        self.show_sizes();
         let Some(volume) = self.volumes.get_mut(&id) else { return };
         volume.serving = serving;
         tracing::info!(volume = volume.name, epoch = volume.config.epoch.0, serving, "serving changed");
