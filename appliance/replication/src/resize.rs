@@ -155,13 +155,13 @@ impl<B: Buffer> Replica<B> {
         self.log.grow(layout.al_slots);
         self.layout = layout;
         self.resizing.step = Step::Pages;
-        self.save_bitmap(false);
     }
 
     /// Runs the steps that have become possible.
     pub(crate) fn resize_further(&mut self) {
         match self.resizing.step {
-            Step::Pages if self.bitmap.all_saved(false) => {
+            Step::Pages if !self.bitmap.all_saved(false) => self.save_bitmap(false),
+            Step::Pages => {
                 self.superblock.size = self.layout.size;
                 self.resizing.step = Step::Superblock(self.save_superblock());
             }
@@ -170,7 +170,7 @@ impl<B: Buffer> Replica<B> {
                 self.log_retry = true;
                 self.adopted_if_durable();
             }
-            Step::Done | Step::Pages | Step::Superblock(_) => {}
+            Step::Done | Step::Superblock(_) => {}
         }
     }
 

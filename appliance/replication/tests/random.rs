@@ -11,7 +11,7 @@
 #[path = "pair/world.rs"]
 mod world;
 
-use base::SessionId;
+use base::{ByteCount, SessionId};
 use futago_replication::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -45,7 +45,10 @@ struct Register {
     window: BTreeSet<u8>,
 }
 
-const BLOCKS: [u64; 6] = [0, 1, 1024, 5000, 9000, 9001];
+/// The last two are in parts of the volume that it does not have at first.
+const BLOCKS: [u64; 8] = [0, 1, 1024, 5000, 9000, 9001, 16_384, 40_000];
+/// Sizes that it may have, one after the other; the last needs a further bitmap page.
+const SIZES_MIB: [u64; 5] = [64, 65, 80, 120, 160];
 
 struct Walk {
     world: World,
@@ -72,6 +75,9 @@ impl Walk {
         }) else {
             return;
         };
+        if (block + 1) * BLOCK as u64 > self.world.nodes[n].replica.as_ref().unwrap().size().0 {
+            return;
+        }
         let register = self.registers.get_mut(&block).unwrap();
         if self.rng.chance(50) && register.writing.is_none() {
             self.value = self.value % 250 + 1;
@@ -160,7 +166,19 @@ impl Walk {
             }
             820..860 => self.world.lease(n),
             860..900 if up => self.world.tell_config(n),
-            900..950 => {
+            900..906 => {
+                if let Some(size) = self.world.lacks_room(n) {
+                    // Cut short by a crash, or done.
+                    let steps = if self.rng.chance(20) { self.rng.below(5) } else { 4 };
+                    self.world.make_room(n, size, steps);
+                    if steps < 4 {
+                        let rng = &mut self.rng;
+                        self.world.crash(n, || rng.chance(50));
+                        self.lost(n);
+                    }
+                }
+            }
+            906..950 => {
                 let proposals = self.world.proposals.len();
                 if proposals > 0 {
                     let at = self.rng.below(proposals);
@@ -192,7 +210,13 @@ impl Walk {
                 self.lost(n);
             }
             982..995 if !up => self.world.start(n),
-            995..1000 => {
+            995..997 => {
+                let larger = SIZES_MIB.iter().map(|mib| ByteCount::mib(*mib));
+                let mut larger = larger.filter(|size| *size > self.world.config.size);
+                // Now and then it is not wanted any more.
+                self.world.wanted = if self.rng.chance(70) { larger.next() } else { None };
+            }
+            997..1000 => {
                 let (to, instance) = (self.world.nodes[1 - n].id, self.world.nodes[1 - n].instance);
                 self.world.event(n, |r, now| r.handle_hand_over(now, to, instance));
             }
@@ -239,7 +263,7 @@ impl Walk {
         assert!(self.world.equal(), "I3");
         for (block, register) in &self.registers {
             let at = usize::try_from(*block).unwrap() * BLOCK;
-            let value = self.world.nodes[0].data[at];
+            let value = self.world.nodes[0].data.get(at).copied().unwrap_or(0);
             assert!(
                 register.possible.contains(&value),
                 "I4: block {block} holds {value}, not {:?}",
