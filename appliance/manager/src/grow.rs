@@ -19,7 +19,8 @@ pub(crate) async fn run(node: &Node, name: String, size: ByteCount) -> Answer {
     }
     let state = node.log.applied().state;
     // A volume that does not exist, or can't have that size, is refused by the voters in better words.
-    let grows = state.volume_named(&name).map(|entry| &entry.config).filter(|config| config.size < size);
+    let possible = |config: &&VolumeConfig| config.size < size && size.0 <= cluster::MAX_VOLUME_BYTES;
+    let grows = state.volume_named(&name).map(|entry| &entry.config).filter(possible);
     if let Some(text) = grows.and_then(|config| shortage(node, &state, config, size)) {
         return failed("unavailable", format!("volume {name} can't grow to {size}: {text}"));
     }
