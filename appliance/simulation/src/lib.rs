@@ -147,6 +147,8 @@ pub struct Outcome {
     pub full_resyncs: u64,
     /// The last epoch.
     pub epochs: u64,
+    /// The volume grew (S22).
+    pub grown: bool,
     /// Longest time from the last fault to all in sync.
     pub recovered_ms: u64,
 }

@@ -19,6 +19,7 @@ fn part(n: u64) {
     let seeds = number("FUTAGO_SIM_SEEDS").unwrap_or(SEEDS);
     let first = number("FUTAGO_SIM_FROM").unwrap_or(0);
     let (mut requests, mut answered, mut faults, mut epochs, mut slowest, mut full) = (0, 0, 0, 0, 0, 0);
+    let mut grown = 0;
     let mut broken = Vec::new();
     for seed in (first..first + seeds).filter(|seed| seed % PARTS == n) {
         let outcome = run(Options { seed, ..Options::default() });
@@ -31,9 +32,10 @@ fn part(n: u64) {
         epochs += outcome.epochs;
         slowest = slowest.max(outcome.recovered_ms);
         full += outcome.full_resyncs;
+        grown += u64::from(outcome.grown);
     }
     println!(
-        "{faults} faults, {epochs} epochs, {answered} of {requests} requests answered, in sync again within {slowest} ms, {full} full resyncs"
+        "{faults} faults, {epochs} epochs, {answered} of {requests} requests answered, in sync again within {slowest} ms, {full} full resyncs, {grown} seeds with a volume that grew"
     );
     for (seed, found) in &broken {
         println!("seed {seed}: {} broken: {}", found.invariant, found.text);
