@@ -307,7 +307,7 @@ impl<B: Buffer> Replica<B> {
             self.problem(Problem::Refused(reason));
         }
         self.drop_link();
-        // A peer that is about to grow is soon ready; S2 says when it no longer matters.
+        // A peer that is about to grow is soon ready: no longer pause. S2 says when it no longer matters.
         if !matches!(reason, RefuseReason::Epoch | RefuseReason::Size) {
             self.redial_at = self.now + self.options.timing.peer;
         }

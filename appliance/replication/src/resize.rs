@@ -20,6 +20,7 @@ use base::{ByteCount, Change, Monotonic};
 use crate::api::Buffer;
 use crate::frame::Message;
 use crate::replica::Replica;
+use crate::sabotage::Sabotage;
 use crate::session::Phase;
 
 /// What the size is, may be and shall be.
@@ -129,7 +130,9 @@ impl<B: Buffer> Replica<B> {
             return;
         }
         let peer = self.link.as_ref().filter(|link| link.is_open() && link.in_sync && link.dialled);
-        let peer_ready = !self.peer_in_sync() || peer.is_some_and(|link| link.peer_room >= size);
+        let peer_ready = !self.peer_in_sync()
+            || peer.is_some_and(|link| link.peer_room >= size)
+            || self.breaks(Sabotage::ResizeWithoutRoom);
         if self.room() >= size && peer_ready {
             self.propose(Change::Resize { size });
         }

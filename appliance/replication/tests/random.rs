@@ -309,6 +309,7 @@ fn every_broken_rule_is_caught() {
         Sabotage::AnswerWhileGrowing,
         Sabotage::SkipActivityLog,
         Sabotage::Overlap,
+        Sabotage::ResizeWithoutRoom,
     ] {
         let caught = (1..400).find(|seed| std::panic::catch_unwind(|| walk(*seed, rule)).is_err());
         println!("{rule:?}: seed {caught:?}");

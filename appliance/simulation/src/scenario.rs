@@ -98,13 +98,16 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    pub(crate) fn draw(rng: &mut Rng, focus: Option<Focus>) -> Self {
+    pub(crate) fn draw(rng: &mut Rng, focus: Option<Focus>, huge: bool) -> Self {
         let drawn = rng.pick(&FOCI);
         let focus = focus.unwrap_or(drawn);
         // Mostly one extent; now and then more than the activity log has slots.
         let extents = if rng.chance(25) { 10 } else { 1 };
-        let size =
-            if extents == 1 { ByteCount::kib(256) } else { ByteCount(extents * replication::EXTENT_BYTES) };
+        let size = match extents {
+            _ if huge => ByteCount(4 << 40),
+            1 => ByteCount::kib(256),
+            _ => ByteCount(extents * replication::EXTENT_BYTES),
+        };
         let units = rng.within(2..8);
         let mut hot: Vec<u64> = (0..extents)
             .flat_map(|extent| (0..if extents == 1 { units } else { 2 }).map(move |unit| (extent, unit)))

@@ -197,7 +197,7 @@ pub(crate) use trace;
 impl World {
     pub(crate) fn new(options: Options) -> Self {
         let mut rng = Rng::new(options.seed);
-        let scenario = Scenario::draw(&mut rng, options.focus);
+        let scenario = Scenario::draw(&mut rng, options.focus, options.huge);
         let timing = Timing::at_scale(100);
         let commands = founding(&scenario);
         let mut committed = ClusterState::default();
@@ -273,8 +273,10 @@ impl World {
             }
         }
         self.outcome.simulated_ms = self.now / MS;
-        self.outcome.grown =
-            self.committed.config(VOLUME).is_some_and(|config| config.size > self.scenario.size);
+        let block = |size| Layout::for_size(size).map(|layout| layout.dirty_block_bytes);
+        let size = self.committed.config(VOLUME).map_or(self.scenario.size, |config| config.size);
+        self.outcome.grown = size > self.scenario.size;
+        self.outcome.doubled = block(size) > block(self.scenario.size);
         self.outcome.epochs = self.committed.config(VOLUME).map_or(0, |c| c.epoch.0);
         let Self { mut outcome, failed, trace, .. } = self;
         outcome.violation = failed;

@@ -106,6 +106,10 @@ pub fn identity(n: usize) -> Identity {
 
 impl World {
     pub fn new() -> Self {
+        Self::of(ByteCount(SIZE))
+    }
+
+    pub fn of(size: ByteCount) -> Self {
         let both = BTreeSet::from([NodeId(1), NodeId(2)]);
         let config = VolumeConfig {
             volume: VolumeId(8),
@@ -115,7 +119,7 @@ impl World {
             reason: EpochReason::Created,
             in_sync: both.clone(),
             replicas: both,
-            size: ByteCount(SIZE),
+            size,
             write_back: false,
         };
         let layout = Layout::for_size(config.size).unwrap();
@@ -129,7 +133,7 @@ impl World {
                 id: NodeId(n as u64 + 1),
                 replica: None,
                 meta,
-                data: vec![0; usize::try_from(SIZE).unwrap()],
+                data: vec![0; usize::try_from(size.0).unwrap()],
                 instance: InstanceId(0),
                 pending: vec![],
                 knows: Epoch(0),
@@ -537,7 +541,11 @@ impl World {
 
     /// Node 0 serves, both in sync.
     pub fn healthy() -> Self {
-        let mut world = Self::new();
+        Self::new().into_healthy()
+    }
+
+    pub fn into_healthy(self) -> Self {
+        let mut world = self;
         world.settle();
         world.promote(0);
         world.run(3000);
