@@ -28,6 +28,8 @@ struct Page {
     saved_at: u64,
     /// The change that must be durable for every cleared bit to be.
     cleared_at: u64,
+    /// The change that someone waits for.
+    awaited: u64,
 }
 
 /// The bitmap in memory.
@@ -43,7 +45,7 @@ pub(crate) struct Bitmap {
 impl Page {
     /// As it is formatted: all clear, in both places.
     fn blank() -> Self {
-        Self { words: None, record: TwoPlaces::found(1, 0), saved_at: 0, cleared_at: 0 }
+        Self { words: None, record: TwoPlaces::found(1, 0), saved_at: 0, cleared_at: 0, awaited: 0 }
     }
 }
 
@@ -272,6 +274,19 @@ impl Bitmap {
         (0..pages).filter(|index| self.ask(*index, upto)).collect()
     }
 
+    /// From now on [`Self::awaited_saved`] asks for the bits that are set now, not for those that follow: on a primary
+    /// that serves, there may always be some that are not saved yet.
+    pub(crate) fn await_saved(&mut self) {
+        for page in &mut self.pages {
+            page.awaited = page.saved_at;
+        }
+    }
+
+    /// Whether every bit that was set at the last [`Self::await_saved`] is on disk.
+    pub(crate) fn awaited_saved(&self) -> bool {
+        self.pages.iter().all(|page| page.record.is_durable(page.awaited))
+    }
+
     /// Whether every set bit (and every cleared one) is on disk.
     pub(crate) fn all_saved(&self, cleared_too: bool) -> bool {
         self.pages.iter().all(|page| {
@@ -412,8 +427,16 @@ mod tests {
         bitmap.record(0).unwrap().completed();
         assert!(!bitmap.extent_saved(0), "set after the write began");
         assert_eq!(bitmap.save_all(false), [0]);
+        bitmap.await_saved();
         write(&mut bitmap, 0);
         assert!(bitmap.all_saved(false));
+        bitmap.set(7, 1);
+        assert!(bitmap.awaited_saved() && !bitmap.all_saved(false), "what is set later is not waited for");
+        bitmap.await_saved();
+        assert!(!bitmap.awaited_saved());
+        bitmap.save_all(false);
+        write(&mut bitmap, 0);
+        assert!(bitmap.awaited_saved());
         bitmap.clear_all();
         assert!(bitmap.all_saved(false) && !bitmap.all_saved(true) && !bitmap.is_writing());
         assert_eq!(bitmap.save_all(true), [0]);

@@ -99,7 +99,7 @@ impl<B: Buffer> Replica<B> {
             }
             Phase::Marking(change) if self.superblock_record.is_durable(change) => self.marked(in_sync),
             Phase::Forgetting if self.bitmap.all_saved(true) && self.log.record.is_clean() => self.ready(),
-            Phase::SavingRuns if self.bitmap.all_saved(false) => self.runs_saved(),
+            Phase::SavingRuns if self.bitmap.awaited_saved() => self.runs_saved(),
             Phase::SavingMark(change) if self.superblock_record.is_durable(change) => self.take(),
             _ => return,
         };
@@ -247,6 +247,8 @@ impl<B: Buffer> Replica<B> {
             self.problem(Problem::FullResync);
             self.bitmap.set_all();
         }
+        // Writes go on meanwhile: what they make dirty is in the durable activity log (S9), and not waited for.
+        self.bitmap.await_saved();
         self.save_bitmap(false);
         self.set_phase(Phase::SavingRuns);
     }

@@ -196,7 +196,9 @@ impl World {
     }
 
     #[cfg(not(feature = "sabotage"))]
-    pub fn break_rule(&mut self, _: usize) {}
+    pub fn break_rule(&mut self, _: usize) {
+        assert_eq!(self.sabotage, Sabotage::None, "needs the feature `sabotage`");
+    }
 
     /// Power cut: `land` says for each pending disk operation whether it reached the disk.
     pub fn crash(&mut self, n: usize, mut land: impl FnMut() -> bool) {
