@@ -96,6 +96,8 @@ pub(super) struct Initiator {
     pub(super) stat_sn: u32,
     pub(super) logged_in: bool,
     discovery: bool,
+    /// A logout was asked for: what is sent after it need not be answered (RFC 7143 §11.14).
+    logged_out: bool,
     pub(super) header_digest: bool,
     pub(super) data_digest: bool,
     pub(super) keys: Keys,
@@ -150,6 +152,7 @@ impl Initiator {
             stat_sn: 1,
             logged_in: false,
             discovery,
+            logged_out: false,
             header_digest: false,
             data_digest: false,
             keys,
@@ -276,7 +279,7 @@ impl Initiator {
             unsolicited_data_sn: 0,
             answers: 0,
             rejects: 0,
-            aborted: false,
+            aborted: self.logged_out,
             gone: false,
             received: 0,
             data_in_sn: 0,
@@ -413,6 +416,7 @@ impl Initiator {
     pub(super) fn logout(&mut self, reason: u8) {
         let Some(cmd_sn) = self.number(false) else { return };
         self.sent.iter_mut().for_each(|sent| sent.aborted = true);
+        self.logged_out = true;
         let logout = LogoutRequest {
             reason: reason % 5,
             initiator_task_tag: NOISE_TAG + 2,
@@ -441,7 +445,10 @@ impl Initiator {
                 // No tag in the LBA.
                 bhs[34] = 0xff;
             }
-            2 | 6 => self.sent.iter_mut().for_each(|sent| sent.aborted = true),
+            2 | 6 => {
+                self.sent.iter_mut().for_each(|sent| sent.aborted = true);
+                self.logged_out |= opcode == 6;
+            }
             _ => {}
         }
         self.send(bhs, data, ahs_words);
