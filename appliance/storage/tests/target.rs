@@ -205,6 +205,26 @@ fn idle_connections_do_not_hinder_a_login() {
 }
 
 #[test]
+fn a_flood_from_one_address_leaves_a_slow_login_from_another_alone() {
+    test(|world| async move {
+        let mut slow = Initiator::connect(world.address).await;
+        let mut flood = Vec::new();
+        for _ in 0..500 {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            flood.push(socket.connect(world.address).await.unwrap());
+        }
+        let names = format!("InitiatorName=iqn.2026-11.x:i\0TargetName={TARGET}\0");
+        let (response, _) = slow.log_in(1, 0b0111, &names).await.expect("it gave way to the flood");
+        assert_eq!(response.status, 0);
+        // Whoever floods has lost the first of its own.
+        let mut byte = [0];
+        let ended = tokio::io::AsyncReadExt::read(&mut flood[0], &mut byte).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    });
+}
+
+#[test]
 fn a_secret_is_asked_for() {
     test(|world| async move {
         let credentials = Credentials { name: "user".into(), secret: b"secret".to_vec(), mutual: None };

@@ -33,11 +33,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use transport::door::gives_way;
 
 /// How often connections look at the time.
 const TICK: Duration = Duration::from_millis(500);
@@ -55,9 +56,9 @@ pub struct Limits {
     pub connection: iscsi::Limits,
     /// Data buffers in use, bytes, beyond which each connection gets on with one command at a time.
     pub memory_bytes: u64,
-    /// Connections in all; more are closed at once.
+    /// Connections in all; once so many are logged in, more are closed at once.
     pub connections: usize,
-    /// Connections that have not finished their login; the oldest gives way to a new one.
+    /// Connections that have not finished their login; a new one makes another give way ([`transport::door`]).
     pub half_open: usize,
 }
 
@@ -326,17 +327,19 @@ impl Inner {
         }
     }
 
-    /// Makes room for one more connection that has not logged in; false: there are too many in all.
-    fn make_room(&self) -> bool {
-        let links = self.links();
-        if links.len() >= self.limits.connections {
+    /// Makes room for a connection from `address`, which has not logged in yet; false: there are too many in all.
+    fn make_room(&self, address: IpAddr) -> bool {
+        let links: Vec<_> = self.links().into_iter().filter(|link| link.is_connected()).collect();
+        let half_open: Vec<_> = links.iter().filter(|link| !link.is_full_feature()).collect();
+        if links.len().saturating_sub(half_open.len()) >= self.limits.connections {
             return false;
         }
-        let mut half_open = links.iter().filter(|link| !link.is_full_feature());
-        if half_open.clone().count() >= self.limits.half_open
-            && let Some(oldest) = half_open.next()
-        {
-            oldest.end();
+        let full = half_open.len() >= self.limits.half_open || links.len() >= self.limits.connections;
+        if full {
+            let waiting = half_open.iter().map(|link| (Some(*link), link.address().ip()));
+            if let Some(Some(link)) = gives_way(waiting.chain([(None, address)])) {
+                link.end();
+            }
         }
         true
     }
@@ -370,7 +373,7 @@ async fn accept(inner: Weak<Inner>) {
 }
 
 fn admit(inner: &Rc<Inner>, stream: TcpStream, address: SocketAddr) {
-    if !inner.make_room() {
+    if !inner.make_room(address.ip()) {
         tracing::warn!(%address, "too many connections: closed");
         return;
     }
