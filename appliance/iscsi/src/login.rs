@@ -260,29 +260,28 @@ impl Login {
     /// The first complete text names both ends (RFC 7143 §6.3).
     fn identify(&mut self, pairs: &[(&str, &str)], gate: &mut impl Gate) -> Result<(), Refusal> {
         let find = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
-        let initiator = find("InitiatorName").ok_or(LoginStatus::MissingParameter)?;
+        // Names are the same whatever their case (RFC 7143 §4.2.7.1); from here on they are in lower case.
+        let named = |key: &str| find(key).map(str::to_lowercase).ok_or(LoginStatus::MissingParameter);
+        let initiator = named("InitiatorName")?;
         self.identity.discovery = match find("SessionType") {
             None | Some("Normal") => false,
             Some("Discovery") => true,
             Some(_) => return Err(LoginStatus::SessionTypeNotSupported.into()),
         };
-        let target = if self.identity.discovery {
-            None
-        } else {
-            Some(find("TargetName").ok_or(LoginStatus::MissingParameter)?)
-        };
-        if !text::is_name(initiator) || target.is_some_and(|target| target.len() > text::MAX_NAME_BYTES) {
+        let target = if self.identity.discovery { None } else { Some(named("TargetName")?) };
+        let is_long = |name: &String| name.len() > text::MAX_NAME_BYTES;
+        if !text::is_name(&initiator) || target.as_ref().is_some_and(is_long) {
             return Err(LoginStatus::InitiatorError.into());
         }
-        self.authentication = match gate.access(initiator, target) {
+        self.authentication = match gate.access(&initiator, target.as_deref()) {
             Access::Open => Authentication::Free,
             Access::Chap(credentials) => Authentication::Wanted(credentials),
             Access::Unknown => return Err(LoginStatus::NotFound.into()),
             Access::Forbidden => return Err(LoginStatus::AuthorizationFailure.into()),
             Access::NotServed => return Err(Refusal::Silent),
         };
-        self.identity.initiator = initiator.into();
-        self.identity.target = target.unwrap_or_default().into();
+        self.identity.initiator = initiator;
+        self.identity.target = target.unwrap_or_default();
         Ok(())
     }
 
