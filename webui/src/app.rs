@@ -92,7 +92,7 @@ impl App {
     }
 }
 
-/// For the log; never the pairing code.
+/// For the log; never the pairing code, nor a secret.
 fn name_of(command: &Command) -> &'static str {
     match command {
         Command::CreateCluster { .. } => "create cluster",
@@ -103,7 +103,11 @@ fn name_of(command: &Command) -> &'static str {
         Command::CreateTarget { .. } => "create target",
         Command::DeleteTarget { .. } => "delete target",
         Command::MapLun { .. } => "map LUN",
+        Command::ChangeLun { .. } => "change LUN",
         Command::UnmapLun { .. } => "unmap LUN",
+        Command::AllowInitiator { .. } => "allow initiator",
+        Command::DenyInitiator { .. } => "deny initiator",
+        Command::SetChap { .. } => "set CHAP",
         Command::HandOver { .. } => "hand over",
     }
 }
