@@ -13,10 +13,14 @@ use control::api::{Answer, Command, Status};
 use control::settings::Settings;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, watch as channel};
 
 /// Handed to every handler.
 pub(crate) type Shared = Arc<App>;
+
+/// How long a page waits for the status of this moment, rather than show the last one.
+const FRESH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One console process.
 pub(crate) struct App {
@@ -67,6 +71,20 @@ impl App {
     /// What was last seen.
     pub(crate) fn seen(&self) -> Snapshot {
         self.snapshot.borrow().clone()
+    }
+
+    /// What was last seen, with the status of this moment if it comes soon: a page that follows a command shows its
+    /// effect.
+    pub(crate) async fn fresh(&self) -> Snapshot {
+        let mut seen = self.seen();
+        if seen.is_stale() {
+            return seen;
+        }
+        if let Ok(Ok(status)) = tokio::time::timeout(FRESH_PATIENCE, self.upstream.status()).await {
+            seen.status = Some(status);
+            seen.heard_at = crate::text::unix_now();
+        }
+        seen
     }
 
     /// The status of this moment, with the services, or why there is none.

@@ -1,6 +1,6 @@
 //! Who may log in to a target, how he proves it, and what he sees: with libiscsi's tools and QEMU's initiator, which
 //! nobody here wrote, against the demo.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -59,7 +59,7 @@ pub(super) async fn ask_deny(
     Extension(viewer): Extension<Viewer>,
     Query(Denial { iqn, pattern }): Query<Denial>,
 ) -> Page {
-    let seen = app.seen();
+    let seen = app.fresh().await;
     let target = find(seen.status.as_ref(), &iqn)?;
     let last = target.initiators.len() == 1;
     let text = if last {
@@ -123,7 +123,7 @@ pub(super) async fn chap(
     Extension(viewer): Extension<Viewer>,
     Query(WhichChap { iqn, pattern }): Query<WhichChap>,
 ) -> Page {
-    let seen = app.seen();
+    let seen = app.fresh().await;
     let target = find(seen.status.as_ref(), &iqn)?;
     let chap = match &pattern {
         None => target.chap.clone(),

@@ -38,7 +38,7 @@ struct LunPage {
 
 /// The page.
 pub(super) async fn page(State(app): State<Shared>, Extension(viewer): Extension<Viewer>) -> Page {
-    let seen = app.seen();
+    let seen = app.fresh().await;
     let shell = Shell::new(&app, &viewer, Tab::Targets, "Targets");
     let panels = panels::render(&seen)?;
     let stale = panels::stale_mark(&seen);
@@ -125,7 +125,7 @@ pub(super) async fn lun(
     Extension(viewer): Extension<Viewer>,
     Query(which): Query<WhichLun>,
 ) -> Page {
-    let seen = app.seen();
+    let seen = app.fresh().await;
     let target = find(seen.status.as_ref(), &which.iqn)?;
     let lun = target.luns.iter().find(|l| l.lun == which.lun).cloned().ok_or_else(|| {
         PageError::new(ErrorKind::NotFound, format!("{} has no LUN {}.", which.iqn, which.lun))
