@@ -47,7 +47,8 @@ pub struct NotAuthentic;
 /// One authentication.
 #[derive(Debug)]
 pub(crate) struct Chap {
-    credentials: Credentials,
+    /// The initiator must prove to be one of these.
+    candidates: Vec<Credentials>,
     nonce: Nonce,
     step: Step,
 }
@@ -70,8 +71,8 @@ enum Step {
 }
 
 impl Chap {
-    pub(crate) fn new(credentials: Credentials, nonce: Nonce) -> Self {
-        Self { credentials, nonce, step: Step::Algorithm }
+    pub(crate) fn new(candidates: Vec<Credentials>, nonce: Nonce) -> Self {
+        Self { candidates, nonce, step: Step::Algorithm }
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -94,13 +95,12 @@ impl Chap {
             (Step::Response(algorithm), None, Some(response)) => {
                 let name = find("CHAP_N").ok_or(NotAuthentic)?;
                 let response = octets(response).ok_or(NotAuthentic)?;
-                let expected =
-                    algorithm.digest(self.nonce.id, &self.credentials.secret, &self.nonce.challenge);
-                let same = response.as_slice().ct_eq(&expected);
-                if name != self.credentials.name || !bool::from(same) {
-                    return Err(NotAuthentic);
-                }
-                self.answer_mutual(algorithm, find("CHAP_I"), find("CHAP_C"), out)?;
+                let proven = self.candidates.iter().find(|candidate| {
+                    let expected = algorithm.digest(self.nonce.id, &candidate.secret, &self.nonce.challenge);
+                    candidate.name == name && bool::from(response.as_slice().ct_eq(&expected))
+                });
+                let proven = proven.ok_or(NotAuthentic)?;
+                self.answer_mutual(proven, algorithm, find("CHAP_I"), find("CHAP_C"), out)?;
                 self.step = Step::Done;
                 Ok(())
             }
@@ -112,6 +112,7 @@ impl Chap {
     /// The initiator authenticates the target, too. Its challenge must not be ours sent back, nor the secret the same.
     fn answer_mutual(
         &self,
+        proven: &Credentials,
         algorithm: Algorithm,
         id: Option<&str>,
         challenge: Option<&str>,
@@ -124,8 +125,8 @@ impl Chap {
         };
         let id = number(id).and_then(|id| u8::try_from(id).ok()).ok_or(NotAuthentic)?;
         let challenge = octets(challenge).ok_or(NotAuthentic)?;
-        let (name, secret) = self.credentials.mutual.as_ref().ok_or(NotAuthentic)?;
-        let same_secret = secret.as_slice().ct_eq(&self.credentials.secret);
+        let (name, secret) = proven.mutual.as_ref().ok_or(NotAuthentic)?;
+        let same_secret = secret.as_slice().ct_eq(&proven.secret);
         if challenge == self.nonce.challenge || bool::from(same_secret) {
             return Err(NotAuthentic);
         }
@@ -155,6 +156,12 @@ impl Algorithm {
             Self::Md5 => hash::<Md5>(id, secret, challenge),
         }
     }
+}
+
+/// The response of an initiator that knows `secret`.
+#[cfg(test)]
+pub(crate) fn md5_response(id: u8, secret: &[u8], challenge: &[u8]) -> alloc::string::String {
+    alloc::string::ToString::to_string(&Hex(&Algorithm::Md5.digest(id, secret, challenge)))
 }
 
 struct Hex<'a>(&'a [u8]);
@@ -232,7 +239,7 @@ mod tests {
 
     /// One that has chosen `algorithm`, which `offered` names.
     fn chosen(credentials: Credentials, offered: &str, algorithm: &str) -> Chap {
-        let mut chap = Chap::new(credentials, NONCE);
+        let mut chap = Chap::new([credentials].to_vec(), NONCE);
         let mut out = Vec::new();
         chap.keys(&[("CHAP_A", offered)], &mut out).unwrap();
         let challenge = "a5".repeat(16);
@@ -279,11 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn one_of_several_is_proven() {
+        let other = Credentials { name: "other".into(), secret: b"another-secret".to_vec(), mutual: None };
+        let proof = |secret: &[u8]| Hex(&digest(7, secret, &[0xa5; 16])).to_string();
+        for (name, secret, good) in [
+            ("user", &b"secret-secret"[..], true),
+            ("other", b"another-secret", true),
+            ("user", b"another-secret", false),
+            ("third", b"another-secret", false),
+        ] {
+            let mut chap = Chap::new([credentials(None), other.clone()].to_vec(), NONCE);
+            chap.keys(&[("CHAP_A", "5")], &mut Vec::new()).unwrap();
+            let keys = [("CHAP_N", name), ("CHAP_R", &*proof(secret))];
+            assert_eq!(chap.keys(&keys, &mut Vec::new()).is_ok(), good, "{name}");
+        }
+    }
+
+    #[test]
     fn steps_out_of_order_fail() {
         let credentials = Credentials { name: "u".into(), secret: b"s".to_vec(), mutual: None };
-        let mut early = Chap::new(credentials.clone(), NONCE);
+        let mut early = Chap::new([credentials.clone()].to_vec(), NONCE);
         assert_eq!(early.keys(&[("CHAP_N", "u"), ("CHAP_R", "0x00")], &mut Vec::new()), Err(NotAuthentic));
-        let mut sha_1_only = Chap::new(credentials, NONCE);
+        let mut sha_1_only = Chap::new([credentials].to_vec(), NONCE);
         assert_eq!(sha_1_only.keys(&[("CHAP_A", "6")], &mut Vec::new()), Err(NotAuthentic));
     }
 

@@ -47,6 +47,9 @@ pub enum Access {
     Open,
     /// Once it has proved who it is.
     Chap(Credentials),
+    /// Yes; if it insists on CHAP, it must prove to be one of these. For discovery: initiators that are set to CHAP (ESXi's
+    /// "use CHAP" of an adapter) insist on it there, too.
+    OpenOrChap(Vec<Credentials>),
     /// There is no such target in the configuration.
     Unknown,
     /// The initiator may not use the target.
@@ -98,6 +101,8 @@ enum Authentication {
     Free,
     /// Asked for; the initiator has not agreed on CHAP yet.
     Wanted(Credentials),
+    /// Not asked for, but the initiator may insist on it.
+    Offered(Vec<Credentials>),
     /// In progress or done.
     Chap(Chap),
 }
@@ -276,6 +281,7 @@ impl Login {
         self.authentication = match gate.access(&initiator, target.as_deref()) {
             Access::Open => Authentication::Free,
             Access::Chap(credentials) => Authentication::Wanted(credentials),
+            Access::OpenOrChap(candidates) => Authentication::Offered(candidates),
             Access::Unknown => return Err(LoginStatus::NotFound.into()),
             Access::Forbidden => return Err(LoginStatus::AuthorizationFailure.into()),
             Access::NotServed => return Err(Refusal::Silent),
@@ -287,7 +293,7 @@ impl Login {
 
     fn is_authentic(&self) -> bool {
         match &self.authentication {
-            Authentication::Free => true,
+            Authentication::Free | Authentication::Offered(_) => true,
             Authentication::Chap(chap) => chap.is_done(),
             Authentication::Undecided | Authentication::Wanted(_) => false,
         }
@@ -325,13 +331,21 @@ impl Login {
         if core::mem::replace(&mut self.method_chosen, true) {
             return Err(LoginStatus::InitiatorError.into());
         }
-        let wanted = if matches!(self.authentication, Authentication::Wanted(_)) { "CHAP" } else { "None" };
-        if !offers.split(',').any(|offer| offer == wanted) {
+        let offered = |method: &str| offers.split(',').any(|offer| offer == method);
+        let candidates = match &self.authentication {
+            Authentication::Wanted(credentials) => Some(core::slice::from_ref(credentials)),
+            Authentication::Offered(candidates) if !offered("None") && !candidates.is_empty() => {
+                Some(candidates.as_slice())
+            }
+            _ => None,
+        };
+        let wanted = if candidates.is_some() { "CHAP" } else { "None" };
+        if !offered(wanted) {
             return Err(LoginStatus::AuthenticationFailure.into());
         }
         text::push(out, "AuthMethod", wanted);
-        if let Authentication::Wanted(credentials) = &self.authentication {
-            self.authentication = Authentication::Chap(Chap::new(credentials.clone(), gate.nonce()));
+        if let Some(candidates) = candidates {
+            self.authentication = Authentication::Chap(Chap::new(candidates.to_vec(), gate.nonce()));
         }
         Ok(())
     }

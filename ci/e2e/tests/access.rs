@@ -10,6 +10,8 @@ use futago_e2e::demo::Demo;
 use futago_e2e::tools::{futago, run_within, wait_for, work_dir};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// A change is done when it is committed; the other node, if that one serves, obeys it a moment later.
+const SOON: Duration = Duration::from_secs(5);
 const HEALTHY: Duration = Duration::from_secs(90);
 const ALICE: &str = "iqn.2026-11.local.test:alice";
 const BOB: &str = "iqn.2026-11.local.test:bob";
@@ -70,17 +72,38 @@ impl Access {
     }
 
     fn gets_in(&self, initiator: &str, door: &str, rest: &str) {
-        self.inquiry(initiator, door, 0, rest).unwrap_or_else(|said| panic!("{initiator} {rest}: {said}"));
+        self.sees(initiator, door, 0, rest);
+    }
+
+    fn sees(&self, initiator: &str, door: &str, lun: u16, rest: &str) {
+        let mut last = String::new();
+        let seen = wait_for("the LUN", SOON, || match self.inquiry(initiator, door, lun, rest) {
+            Ok(_) => Some(()),
+            Err(said) => {
+                last = said;
+                None
+            }
+        });
+        assert!(seen.is_ok(), "{initiator} {lun} {rest}: {last}");
+    }
+
+    fn sees_not(&self, initiator: &str, lun: u16) {
+        wait_for("no LUN", SOON, || self.inquiry(initiator, "", lun, "").err()).unwrap();
     }
 
     fn stays_out(&self, initiator: &str, door: &str, rest: &str, status: &str) {
-        let said = self.inquiry(initiator, door, 0, rest).unwrap_err();
+        let said = wait_for("a refusal", SOON, || self.inquiry(initiator, door, 0, rest).err());
+        let said = said.unwrap_or_else(|error| panic!("{initiator} {rest}: {error}"));
         assert!(said.contains(status), "{initiator} {rest}: {said}");
     }
 
     /// Targets and LUNs as libiscsi's discovery shows them.
     fn listing(&self, initiator: &str) -> String {
-        let portal = format!("iscsi://{}", self.demo.portal());
+        self.listing_through("", initiator)
+    }
+
+    fn listing_through(&self, door: &str, initiator: &str) -> String {
+        let portal = format!("iscsi://{door}{}", self.demo.portal());
         run_within(LIMIT, "iscsi-ls", &["-i", initiator, "-s", &portal]).unwrap()
     }
 
@@ -163,6 +186,7 @@ fn chap(access: &Access) {
     access.stays_out(ALICE, "alice%wrong-secret-0000@", "", "Authentication");
     access.stays_out(ALICE, &format!("bob%{SECRET}@"), "", "Authentication");
     access.gets_in(ALICE, &format!("alice%{SECRET}@"), "");
+    assert!(access.listing_through(&format!("alice%{SECRET}@"), ALICE).contains(&access.demo.iqn()));
     // The other node knows it too.
     access.demo.ctl("a", &["handover", "demo"]).unwrap();
     access.demo.wait_healthy(HEALTHY).unwrap();
@@ -203,10 +227,10 @@ fn masks(access: &Access) {
     let iqn = access.demo.iqn();
     access.volume(&["second", "64MiB"]);
     access.target(&["map", &iqn, "7", "second", "--read-only", "--initiators", "iqn.2026-11.local.test:a*"]);
+    access.sees(ALICE, "", 7, "");
+    access.sees_not(BOB, 7);
     assert!(access.listing(ALICE).contains("Lun:7"), "{}", access.listing(ALICE));
     assert!(!access.listing(BOB).contains("Lun:7") && access.listing(BOB).contains("Lun:0"));
-    access.inquiry(ALICE, "", 7, "").unwrap();
-    assert!(access.inquiry(BOB, "", 7, "").is_err());
 
     // Read-only: QEMU sees the write protection and refuses to open for writing; libiscsi's suite is told 7/27/00.
     access.qemu(ALICE, 7, "read 0 64k").unwrap();
@@ -217,20 +241,22 @@ fn masks(access: &Access) {
     let said = run_within(LIMIT, "iscsi-test-cu", &suite).unwrap();
     assert!(said.contains("passed") && !said.contains("SKIPPED"), "{said}");
 
+    // Both are one change: who sees the LUN may write.
     access.target(&["change", &iqn, "7", "--writable", "--everyone"]);
-    access.inquiry(BOB, "", 7, "").unwrap();
+    access.sees(BOB, "", 7, "");
     access.qemu(BOB, 7, "write -P 7 0 64k").unwrap();
     access.target(&["change", &iqn, "7", "--initiators", BOB]);
-    assert!(access.inquiry(ALICE, "", 7, "").is_err());
+    access.sees_not(ALICE, 7);
     access.qemu(BOB, 7, "read -P 7 0 64k").unwrap();
     access.target(&["unmap", &iqn, "7"]);
-    assert!(access.inquiry(BOB, "", 7, "").is_err());
+    access.sees_not(BOB, 7);
 }
 
 fn formats(access: &Access) {
     let iqn = access.demo.iqn();
     access.volume(&["native", "64MiB", "--block-format", "512n", "--no-thin"]);
     access.target(&["map", &iqn, "8", "native"]);
+    access.sees(ALICE, "", 8, "");
     let capacity = |lun: u16| {
         let url = format!("iscsi://{}/{iqn}/{lun}", access.demo.portal());
         run_within(LIMIT, "iscsi-readcapacity16", &[&url]).unwrap()

@@ -251,9 +251,12 @@ fn with_command<T>(command: &Running, use_it: impl FnOnce(&scsi::Command<'_>) ->
 
 impl Gate for Driver {
     fn access(&mut self, initiator: &str, target: Option<&str>) -> Access {
-        // Discovery tells each initiator only what it may use.
-        let Some(name) = target else { return Access::Open };
         let targets = self.inner.targets.borrow();
+        // Discovery tells each initiator only what it may use.
+        let Some(name) = target else {
+            let known = targets.values().filter_map(|entry| entry.may_log_in(initiator).ok().flatten());
+            return Access::OpenOrChap(known.collect());
+        };
         match targets.get(name).map(|entry| entry.may_log_in(initiator)) {
             None => Access::Unknown,
             Some(Ok(None)) => Access::Open,
