@@ -4,6 +4,8 @@ use alloc::{format, string::String, vec::Vec};
 use base::{ByteCount, ClusterId, Epoch, NodeId, Proposal, VolumeId};
 use control::api::Answer;
 use control::link::Member;
+use control::names::Pattern;
+use control::targets::{Chap, Presentation};
 use core::fmt;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,9 @@ pub enum Command {
         size: ByteCount,
         /// Write-back cache (S1).
         write_back: bool,
+        /// How it is shown to initiators.
+        #[serde(default)]
+        presentation: Presentation,
     },
     /// Delete a volume that no target shows.
     DeleteVolume {
@@ -66,6 +71,23 @@ pub enum Command {
         lun: u16,
         /// Name of a volume that no LUN shows yet.
         volume: String,
+        /// Writes are refused.
+        #[serde(default)]
+        read_only: bool,
+        /// Who sees it of those who may log in; empty: all of them.
+        #[serde(default)]
+        initiators: Vec<Pattern>,
+    },
+    /// Change how a LUN is shown; what is `None` stays.
+    ChangeLun {
+        /// The target.
+        iqn: String,
+        /// Which LUN.
+        lun: u16,
+        /// Writes are refused.
+        read_only: Option<bool>,
+        /// Who sees it; empty: all who may log in.
+        initiators: Option<Vec<Pattern>>,
     },
     /// Take a LUN away.
     UnmapLun {
@@ -73,6 +95,31 @@ pub enum Command {
         iqn: String,
         /// Which LUN.
         lun: u16,
+    },
+    /// Let initiators log in; with the first rule only those whom one covers.
+    AllowInitiator {
+        /// The target.
+        iqn: String,
+        /// Which initiators.
+        pattern: Pattern,
+    },
+    /// Take a rule back.
+    DenyInitiator {
+        /// The target.
+        iqn: String,
+        /// Which rule.
+        pattern: Pattern,
+        /// The last one too, which lets everyone in.
+        open: bool,
+    },
+    /// Set or remove CHAP of a target or of one of its rules.
+    SetChap {
+        /// The target.
+        iqn: String,
+        /// Which rule; `None`: the target.
+        pattern: Option<Pattern>,
+        /// `None`: no CHAP.
+        chap: Option<Chap>,
     },
 }
 

@@ -30,6 +30,7 @@ pub mod liveness;
 pub mod placement;
 pub mod promotion;
 mod state;
+mod targets;
 mod volume;
 mod voters;
 

@@ -6,14 +6,15 @@ use alloc::{
     string::String,
 };
 use base::{ClusterId, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
-use control::link::{CommittedState, Member, Target, Volume};
+use control::link::{CommittedState, Member, Volume};
 use control::settings::{Timing, is_name};
+use control::targets::{Presentation, Target};
 use core::fmt;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// The version of [`ClusterState`]'s JSON form that this build writes and reads.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 /// Sizes are multiples of this many bytes.
 pub(crate) const SIZE_UNIT_BYTES: u64 = 4096;
 
@@ -59,10 +60,18 @@ pub struct VolumeEntry {
     pub name: String,
     /// Its configuration.
     pub config: VolumeConfig,
+    /// How it is shown to initiators.
+    pub presentation: Presentation,
     /// Last number seen from each node's storage process (S21): shrink, grow, hand-over, resize.
     pub proposals: BTreeMap<NodeId, LastNumber>,
     /// Last number seen from each node's manager, which proposes promotions and counts apart.
     pub promotions: BTreeMap<NodeId, LastNumber>,
+}
+
+impl VolumeEntry {
+    fn for_storage(&self) -> Volume {
+        Volume { name: self.name.clone(), config: self.config.clone(), presentation: self.presentation }
+    }
 }
 
 /// The last proposal of one proposer (S21).
@@ -143,7 +152,7 @@ impl ClusterState {
             cluster: cluster.id,
             node,
             members: self.members.values().cloned().collect(),
-            volumes: here.map(|v| Volume { name: v.name.clone(), config: v.config.clone() }).collect(),
+            volumes: here.map(VolumeEntry::for_storage).collect(),
             targets: self.targets.values().cloned().collect(),
             deleted: self.deleted.iter().copied().collect(),
             portal: Some(cluster.portal),
@@ -213,24 +222,5 @@ impl ClusterState {
             None if config.primary_instance.0 != 0 => fault("an instance without primary"),
             _ => Ok(()),
         }
-    }
-
-    fn validate_targets(&self) -> Result<(), StateError> {
-        let mut shown = BTreeSet::new();
-        for (iqn, target) in &self.targets {
-            let fault = |text: &str| Err(StateError(format!("target {iqn:?}: {text}")));
-            if *iqn != target.iqn {
-                return fault("stands under the name of another");
-            }
-            for (lun, volume) in &target.luns {
-                if !self.volumes.contains_key(volume) {
-                    return fault(&format!("LUN {lun} shows a volume that does not exist"));
-                }
-                if !shown.insert(*volume) {
-                    return fault(&format!("LUN {lun} shows a volume that another LUN shows"));
-                }
-            }
-        }
-        Ok(())
     }
 }

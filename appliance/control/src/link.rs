@@ -2,12 +2,13 @@
 //! listens, the storage process dials and sends [`ToCluster::Hello`] first. Either side that loses the link dials or
 //! accepts anew; nothing is assumed to have arrived. While the link is down storage serves until its lease ends.
 
-use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use base::{ByteCount, ClusterId, Epoch, InstanceId, Monotonic, NodeId, Proposal, VolumeConfig, VolumeId};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::Timing;
+use crate::targets::{Presentation, Target};
 
 /// From the cluster manager to storage. Tagged from outside (`{"state": {…}}`): inside an internally tagged enum serde
 /// can't read back maps whose keys are numbers ([`Target::luns`]).
@@ -85,15 +86,8 @@ pub struct Volume {
     pub name: String,
     /// What is committed.
     pub config: VolumeConfig,
-}
-
-/// One iSCSI target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    /// iSCSI qualified name.
-    pub iqn: String,
-    /// LUN → volume.
-    pub luns: BTreeMap<u16, VolumeId>,
+    /// How it is shown to initiators.
+    pub presentation: Presentation,
 }
 
 /// Leases of this node's volumes. `sent_at` and the storage process's clock are the same `CLOCK_BOOTTIME`.
@@ -143,9 +137,21 @@ pub struct Report {
     /// Per volume.
     pub volumes: Vec<VolumeReport>,
     /// Sessions of initiators, all targets.
-    pub initiators: Vec<String>,
+    #[serde(default)]
+    pub sessions: Vec<SessionReport>,
     /// What an administrator must know, e.g. a refused disk: one sentence each.
     pub problems: Vec<String>,
+}
+
+/// An initiator that is logged in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// Its iSCSI name.
+    pub initiator: String,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// The target's iSCSI name.
+    pub target: String,
 }
 
 /// One replica, seen from its own node.

@@ -59,7 +59,7 @@ impl Shared {
             free: base::ByteCount::gib(1),
             capacity: base::ByteCount::gib(2),
             volumes: volumes.into_iter().collect(),
-            initiators: Vec::new(),
+            sessions: Vec::new(),
             problems: Vec::new(),
         }
     }

@@ -10,14 +10,17 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use base::VolumeId;
-use control::link::CommittedState;
+use control::link::{CommittedState, SessionReport};
 use control::settings::Settings;
+use control::targets::{BlockFormat, Mapping, Target};
 use netconf::FloatingAddress;
 use scsi::UnitConfig;
 
 use super::{Engine, InitiatorEvent, Input};
 use crate::inbox::Inbox;
-use crate::target::{BackendRequest, BlockBackend, Limits, Reply, RequestId, Service, TargetConfig};
+use crate::target::{
+    BackendRequest, BlockBackend, Limits, Lun, Reply, RequestId, Service, SessionInfo, TargetConfig,
+};
 
 /// The target's way to the engine.
 struct ToEngine(Inbox<Input>);
@@ -70,21 +73,7 @@ impl Portal {
             self.address = state.portal;
             self.forget_former_life();
         }
-        let unit = |id: &VolumeId| {
-            let config = &state.volumes.iter().find(|volume| volume.config.volume == *id)?.config;
-            let mut unit = UnitConfig::new(state.cluster, *id, config.size.blocks());
-            unit.write_back = config.write_back;
-            Some(unit)
-        };
-        let targets: Vec<TargetConfig> = state
-            .targets
-            .iter()
-            .map(|target| TargetConfig {
-                iqn: target.iqn.clone(),
-                luns: target.luns.iter().filter_map(|(lun, id)| Some((*lun, unit(id)?))).collect(),
-                credentials: None,
-            })
-            .collect();
+        let targets: Vec<TargetConfig> = state.targets.iter().map(|target| shown(state, target)).collect();
         if targets != self.targets {
             self.service.set_targets(&targets);
             self.targets = targets;
@@ -93,7 +82,7 @@ impl Portal {
     }
 
     fn show_served(&self) {
-        for volume in self.targets.iter().flat_map(|target| target.luns.values()).map(|unit| unit.volume) {
+        for volume in self.targets.iter().flat_map(|target| target.luns.values()).map(|lun| lun.unit.volume) {
             self.service.set_served(volume, self.served.contains(&volume));
         }
     }
@@ -171,8 +160,33 @@ impl Portal {
     }
 
     /// Who is logged in.
-    pub(super) fn initiators(&self) -> Vec<String> {
-        self.service.sessions().into_iter().map(|session| session.initiator).collect()
+    pub(super) fn sessions(&self) -> Vec<SessionReport> {
+        let report = |session: SessionInfo| SessionReport {
+            initiator: session.initiator,
+            address: session.address,
+            target: session.target,
+        };
+        self.service.sessions().into_iter().map(report).collect()
+    }
+}
+
+/// A target as initiators are to see it: without the LUNs of volumes that have no copy here.
+fn shown(state: &CommittedState, target: &Target) -> TargetConfig {
+    let lun = |mapping: &Mapping| {
+        let volume = state.volumes.iter().find(|volume| volume.config.volume == mapping.volume)?;
+        let unit = UnitConfig {
+            physical_4k: volume.presentation.block_format == BlockFormat::Emulated,
+            thin: volume.presentation.thin,
+            write_back: volume.config.write_back,
+            read_only: mapping.read_only,
+            ..UnitConfig::new(state.cluster, mapping.volume, volume.config.size.blocks())
+        };
+        Some(Lun { unit, initiators: mapping.initiators.clone() })
+    };
+    TargetConfig {
+        iqn: target.iqn.clone(),
+        luns: target.luns.iter().filter_map(|(number, mapping)| Some((*number, lun(mapping)?))).collect(),
+        access: target.access.clone(),
     }
 }
 

@@ -23,9 +23,10 @@ pub use backend::{
 
 use crate::clock;
 use base::VolumeId;
+use control::names::Pattern;
+use control::targets::Access;
 use disk::BufferPool;
 use driver::TargetEntry;
-use iscsi::chap::Credentials;
 use link::{Event, Link};
 use running::Slab;
 use scsi::UnitConfig;
@@ -79,9 +80,25 @@ pub struct TargetConfig {
     /// iSCSI name.
     pub iqn: String,
     /// LUN → what it shows.
-    pub luns: BTreeMap<u16, UnitConfig>,
-    /// What initiators must know to log in; `None`: nothing.
-    pub credentials: Option<Credentials>,
+    pub luns: BTreeMap<u16, Lun>,
+    /// Who may log in, and what they must know.
+    pub access: Access,
+}
+
+/// One LUN as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lun {
+    /// The unit behind it.
+    pub unit: UnitConfig,
+    /// Who sees it of those who may log in; empty: all of them.
+    pub initiators: Vec<Pattern>,
+}
+
+impl From<UnitConfig> for Lun {
+    /// Shown to all who may log in.
+    fn from(unit: UnitConfig) -> Self {
+        Self { unit, initiators: Vec::new() }
+    }
 }
 
 /// A session that is logged in.
@@ -152,7 +169,7 @@ impl Service {
     }
 
     /// Sets the targets: new ones appear, missing ones end their sessions, changed LUNs tell their initiators by unit
-    /// attentions.
+    /// attentions, and sessions of initiators that may not log in any more end.
     pub fn set_targets(&self, targets: &[TargetConfig]) {
         let mut entries = self.inner.targets.borrow_mut();
         let gone: Vec<String> = entries
@@ -171,10 +188,22 @@ impl Service {
         }
         drop(entries);
         for link in self.inner.links() {
-            if gone.contains(&link.target_name()) {
+            if gone.contains(&link.target_name()) || self.is_shut_out(&link) {
                 link.end();
             }
         }
+    }
+
+    /// Whether `link` is a session that could not be opened any more.
+    fn is_shut_out(&self, link: &Link) -> bool {
+        let Some(session) = link.info() else { return false };
+        let targets = self.inner.targets.borrow();
+        let Some(entry) = targets.get(&session.target) else { return false };
+        let shut_out = entry.may_log_in(&session.initiator).is_err();
+        if shut_out {
+            tracing::info!(initiator = session.initiator, target = session.target, "may not log in any more");
+        }
+        shut_out
     }
 
     /// Whether a volume is served here; if not, commands that need the medium answer "not ready, retry".
