@@ -5,7 +5,7 @@ use alloc::{
     format,
     string::String,
 };
-use base::{ClusterId, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
+use base::{ClusterId, CommittedReservations, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
 use control::link::{CommittedState, Member, Target, Volume};
 use control::settings::{Timing, is_name};
 use core::fmt;
@@ -13,7 +13,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// The version of [`ClusterState`]'s JSON form that this build writes and reads.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 /// Sizes are multiples of this many bytes.
 pub(crate) const SIZE_UNIT_BYTES: u64 = 4096;
 
@@ -63,6 +63,8 @@ pub struct VolumeEntry {
     pub proposals: BTreeMap<NodeId, LastNumber>,
     /// Last number seen from each node's manager, which proposes promotions and counts apart.
     pub promotions: BTreeMap<NodeId, LastNumber>,
+    /// Its persistent reservations (S15).
+    pub reservations: CommittedReservations,
 }
 
 /// The last proposal of one proposer (S21).
@@ -143,7 +145,13 @@ impl ClusterState {
             cluster: cluster.id,
             node,
             members: self.members.values().cloned().collect(),
-            volumes: here.map(|v| Volume { name: v.name.clone(), config: v.config.clone() }).collect(),
+            volumes: here
+                .map(|v| Volume {
+                    name: v.name.clone(),
+                    config: v.config.clone(),
+                    reservations: v.reservations.clone(),
+                })
+                .collect(),
             targets: self.targets.values().cloned().collect(),
             deleted: self.deleted.iter().copied().collect(),
             portal: Some(cluster.portal),
@@ -206,6 +214,9 @@ impl ClusterState {
         }
         if config.replicas.iter().any(|n| !self.members.get(n).is_some_and(|m| m.data)) {
             return fault("a copy on a node that is no data member");
+        }
+        if let Err(text) = entry.reservations.state.check() {
+            return fault(text);
         }
         match config.primary {
             Some(primary) if !config.in_sync.contains(&primary) => fault("the primary is not in sync"),

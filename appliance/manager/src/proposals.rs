@@ -115,6 +115,6 @@ fn is_so(command: &Command, state: &ClusterState) -> bool {
             !state.targets.get(iqn).is_some_and(|target| target.luns.contains_key(lun))
         }
         // Its number tells (S21).
-        Command::Propose(_) => false,
+        Command::Propose(_) | Command::Reserve(_) => false,
     }
 }

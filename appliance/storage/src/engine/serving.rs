@@ -63,7 +63,7 @@ impl Portal {
         self.service.complete(id, reply);
     }
 
-    /// Takes portal, targets and units over from the committed state.
+    /// Takes portal, targets, units and their reservations over from the committed state.
     pub(super) fn set_targets(&mut self, state: &CommittedState) {
         if self.address != state.portal {
             self.close();
@@ -89,6 +89,9 @@ impl Portal {
             self.service.set_targets(&targets);
             self.targets = targets;
             self.show_served();
+        }
+        for volume in &state.volumes {
+            self.service.set_reservations(volume.config.volume, &volume.reservations.state);
         }
     }
 
@@ -186,6 +189,7 @@ impl Engine {
             self.portal.served.insert(id);
         } else {
             self.portal.served.remove(&id);
+            self.drop_reservation(id);
         }
         self.portal.update();
     }
