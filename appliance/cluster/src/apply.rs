@@ -3,7 +3,10 @@
 use crate::command::{Command, Outcome, Refusal, RefusalKind, Severity};
 use crate::state::{ClusterIdentity, ClusterState, SIZE_UNIT_BYTES, VolumeEntry};
 use alloc::{collections::BTreeMap, format, string::String};
-use base::{ByteCount, ClusterId, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig, VolumeId};
+use base::{
+    ByteCount, ClusterId, CommittedReservations, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig,
+    VolumeId,
+};
 use control::link::Member;
 use control::settings::{TIME_SCALES, is_name};
 use control::targets::Presentation;
@@ -29,6 +32,7 @@ impl ClusterState {
             }
             Command::DeleteVolume { name } => self.delete_volume(name),
             Command::Propose(proposal) => Ok(self.propose(proposal)),
+            Command::Reserve(proposal) => self.reserve(proposal),
             Command::CreateTarget { iqn } => self.create_target(iqn),
             Command::DeleteTarget { iqn } => self.delete_target(iqn),
             Command::MapLun { iqn, lun, volume, read_only, initiators } => {
@@ -181,6 +185,7 @@ impl ClusterState {
             presentation,
             proposals: BTreeMap::new(),
             promotions: BTreeMap::new(),
+            reservations: CommittedReservations::default(),
         };
         self.volumes.insert(id, entry);
         Ok(Outcome::told(Severity::Info, format!("Volume {name} of {size} was created.")))

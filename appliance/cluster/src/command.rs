@@ -1,7 +1,7 @@
 //! What is proposed to the voters, and what comes of it.
 
 use alloc::{format, string::String, vec::Vec};
-use base::{ByteCount, ClusterId, Epoch, NodeId, Proposal, VolumeId};
+use base::{ByteCount, ClusterId, Epoch, NodeId, Proposal, ReservationProposal, VolumeId};
 use control::api::Answer;
 use control::link::Member;
 use control::names::Pattern;
@@ -53,6 +53,8 @@ pub enum Command {
     },
     /// Change one volume's configuration (compare-and-swap on its epoch).
     Propose(Proposal),
+    /// Change one volume's persistent reservations (compare-and-swap on its epoch and their revision, S15).
+    Reserve(ReservationProposal),
     /// Create a target without LUNs.
     CreateTarget {
         /// iSCSI name, RFC 7143 §4.2.7.
@@ -132,14 +134,16 @@ pub enum Outcome {
         /// For the event list.
         notes: Vec<Note>,
     },
-    /// A [`Command::Propose`] that acted on another epoch than the present one: nothing changed, and it can never apply.
+    /// A [`Command::Propose`] or [`Command::Reserve`] that acted on another epoch than the present one: nothing changed, and it can never apply.
     Stale {
         /// The volume's present epoch.
         epoch: Epoch,
     },
-    /// A [`Command::Propose`] whose number, or a later one of the same process, was seen before (S21): nothing changed.
+    /// A [`Command::Propose`] whose number, or a later one of the same process, was seen before, or a
+    /// [`Command::Reserve`] that was applied before (S21): nothing changed.
     Repeated {
-        /// The epoch that the proposal of that number made; `None` if it made none, or another came after it.
+        /// The epoch that the proposal of that number made (for [`Command::Reserve`], the present one); `None` if it made
+        /// none, or another came after it.
         made: Option<Epoch>,
     },
     /// Not allowed or not possible: nothing changed.

@@ -5,7 +5,7 @@ use alloc::{
     format,
     string::String,
 };
-use base::{ClusterId, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
+use base::{ClusterId, CommittedReservations, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
 use control::link::{CommittedState, Member, Volume};
 use control::settings::{Timing, is_name};
 use control::targets::{Presentation, Target};
@@ -66,11 +66,18 @@ pub struct VolumeEntry {
     pub proposals: BTreeMap<NodeId, LastNumber>,
     /// Last number seen from each node's manager, which proposes promotions and counts apart.
     pub promotions: BTreeMap<NodeId, LastNumber>,
+    /// Its persistent reservations (S15).
+    pub reservations: CommittedReservations,
 }
 
 impl VolumeEntry {
     fn for_storage(&self) -> Volume {
-        Volume { name: self.name.clone(), config: self.config.clone(), presentation: self.presentation }
+        Volume {
+            name: self.name.clone(),
+            config: self.config.clone(),
+            presentation: self.presentation,
+            reservations: self.reservations.clone(),
+        }
     }
 }
 
@@ -215,6 +222,9 @@ impl ClusterState {
         }
         if config.replicas.iter().any(|n| !self.members.get(n).is_some_and(|m| m.data)) {
             return fault("a copy on a node that is no data member");
+        }
+        if let Err(text) = entry.reservations.state.check() {
+            return fault(text);
         }
         match config.primary {
             Some(primary) if !config.in_sync.contains(&primary) => fault("the primary is not in sync"),

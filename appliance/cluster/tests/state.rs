@@ -172,9 +172,12 @@ fn the_state_survives_json_and_foreign_ones_are_refused() {
     apply(&mut s, map_lun("iqn.2026-11.local:x", 3, "demo"));
     let json = serde_json::to_string(&s).unwrap();
     assert_eq!(serde_json::from_str::<ClusterState>(&json).unwrap(), s);
-    let newer =
-        serde_json::from_str::<ClusterState>(&json.replacen("\"version\":2", "\"version\":3", 1)).unwrap();
-    assert!(newer.validate().unwrap_err().to_string().contains("version 3"));
+    let present = format!("\"version\":{STATE_VERSION}");
+    for other in [STATE_VERSION - 1, STATE_VERSION + 1] {
+        let foreign = json.replacen(&present, &format!("\"version\":{other}"), 1);
+        let foreign = serde_json::from_str::<ClusterState>(&foreign).unwrap();
+        assert!(foreign.validate().unwrap_err().to_string().contains(&format!("version {other}")));
+    }
     assert!(serde_json::from_str::<ClusterState>(&json.replacen("\"version\"", "\"verzion\"", 1)).is_err());
     let command = proposal(A, 11, 1, 2, Change::Shrink { keep: set(&[A]) });
     let json = serde_json::to_string(&command).unwrap();

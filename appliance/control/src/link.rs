@@ -3,7 +3,10 @@
 //! accepts anew; nothing is assumed to have arrived. While the link is down storage serves until its lease ends.
 
 use alloc::{boxed::Box, string::String, vec::Vec};
-use base::{ByteCount, ClusterId, Epoch, InstanceId, Monotonic, NodeId, Proposal, VolumeConfig, VolumeId};
+use base::{
+    ByteCount, ClusterId, CommittedReservations, Epoch, InstanceId, Monotonic, NodeId, Proposal,
+    ReservationProposal, VolumeConfig, VolumeId,
+};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +34,15 @@ pub enum ToStorage {
     /// The proposal was refused for a reason other than the epoch; it will not be applied.
     Refused {
         /// Of which volume: each counts its own proposals.
+        volume: VolumeId,
+        /// Its number.
+        number: u64,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// The change of reservations was refused for a reason other than the epoch; it will not be applied.
+    ReservationRefused {
+        /// Of which volume.
         volume: VolumeId,
         /// Its number.
         number: u64,
@@ -88,6 +100,8 @@ pub struct Volume {
     pub config: VolumeConfig,
     /// How it is shown to initiators.
     pub presentation: Presentation,
+    /// Its persistent reservations (S15). Whoever is primary in `config`'s epoch has the last of every epoch before.
+    pub reservations: CommittedReservations,
 }
 
 /// Leases of this node's volumes. `sent_at` and the storage process's clock are the same `CLOCK_BOOTTIME`.
@@ -114,6 +128,9 @@ pub enum ToCluster {
     },
     /// A proposal; sent again (same id) until a higher epoch is seen or it is refused.
     Propose(Proposal),
+    /// A change of persistent reservations; sent again (same id) until it is seen committed, another epoch is seen, or
+    /// it is refused (S21).
+    Reserve(ReservationProposal),
     /// Sent on change and every `renew`.
     Report(Report),
     /// The hand-over can't be done, and why.

@@ -10,6 +10,7 @@ use scsi::{
     Command, Continuation, DataIn, Direction, Extent, Fault, InitiatorPort, MAX_PARAMETER_BYTES, NexusId,
     Operation, Outcome, Response, Status, Step, Target, TargetPort, UnitConfig, expected_transfer,
 };
+use std::collections::BTreeMap;
 
 /// Blocks of a new unit.
 const BLOCKS: u64 = 4096;
@@ -64,6 +65,10 @@ enum Move {
         write_back: bool,
         read_only: bool,
     },
+    Mask {
+        lun: bool,
+        mask: u8,
+    },
     Unmap {
         lun: bool,
     },
@@ -110,14 +115,21 @@ struct Waiting {
 struct Bench {
     target: Target,
     waiting: Vec<Waiting>,
+    /// Bit n: the initiator of nexus n sees the unit; none: all do.
+    masks: BTreeMap<u16, u8>,
+}
+
+/// Whether a mask shows its unit to this initiator, whose nexus its ISID tells.
+fn is_shown(mask: u8, port: &InitiatorPort) -> bool {
+    mask & 1 << (port.isid[5] % 4) != 0
 }
 
 /// A target through its commands and changes.
 pub fn target(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let mut bench =
-        Bench { target: Target::new(TargetPort { iqn: "iqn.2026-11.x:t".into() }), waiting: Vec::new() };
-    bench.target.map(0, UnitConfig::new(ClusterId(1), VolumeId(10), BLOCKS));
+    let target = Target::new(TargetPort { iqn: "iqn.2026-11.x:t".into() });
+    let mut bench = Bench { target, waiting: Vec::new(), masks: BTreeMap::new() };
+    bench.target.map(0, UnitConfig::new(ClusterId(1), VolumeId(10), BLOCKS), |_| true);
     bench.attach(0);
     bench.attach(1);
     while !input.is_empty() {
@@ -151,7 +163,12 @@ impl Bench {
             Move::Map { lun, thin, physical_4k, write_back, read_only } => {
                 let config = UnitConfig::new(ClusterId(1), VolumeId(10 + u64::from(lun)), BLOCKS);
                 let config = UnitConfig { thin, physical_4k, write_back, read_only, ..config };
-                self.target.map(u16::from(lun), config);
+                let mask = *self.masks.entry(u16::from(lun)).or_insert(u8::MAX);
+                self.target.map(u16::from(lun), config, |port| is_shown(mask, port));
+            }
+            Move::Mask { lun, mask } => {
+                self.masks.insert(u16::from(lun), mask);
+                self.target.mask(u16::from(lun), |port| is_shown(mask, port));
             }
             Move::Unmap { lun } => self.target.unmap(u16::from(lun)),
             Move::Resize { lun, eights } => {
@@ -168,7 +185,11 @@ impl Bench {
 
     fn attach(&mut self, number: u8) {
         let name = format!("iqn.2026-11.x:i{}", number % 4);
-        self.target.attach(nexus(number), InitiatorPort { name, isid: [0x80, 0, 0, 0, 0, number % 4] });
+        let port = InitiatorPort { name, isid: [0x80, 0, 0, 0, 0, number % 4] };
+        let masks = &self.masks;
+        self.target.attach(nexus(number), port.clone(), |lun| {
+            masks.get(&lun).is_none_or(|&mask| is_shown(mask, &port))
+        });
     }
 
     fn start(&mut self, nexus: NexusId, lun: u8, cdb: &Cdb, data_out: &DataOut, wait: bool) {
@@ -222,7 +243,13 @@ impl Bench {
     fn resume(&mut self, waiting: Waiting, end: End, wait: bool) {
         let Waiting { nexus, lun, cdb, offered_len, parameters, operation, continuation, steps } = waiting;
         let command = Command { nexus, lun, cdb: &cdb, offered_len, parameters: &parameters };
-        let step = self.target.resume(&command, continuation, outcome(&operation, end));
+        let outcome = outcome(&operation, end);
+        if let (Operation::Reserve(state), Outcome::Done, Some(lun)) =
+            (&operation, &outcome, scsi::lun::decode(lun))
+        {
+            self.target.set_reservations(lun, state);
+        }
+        let step = self.target.resume(&command, continuation, outcome);
         self.take(step, nexus, lun, &cdb, offered_len, &parameters, steps, wait);
     }
 

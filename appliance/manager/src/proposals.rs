@@ -125,7 +125,7 @@ fn is_so(command: &Command, state: &ClusterState) -> bool {
         // Repeating them is good.
         Command::ChangeLun { .. } | Command::SetChap { .. } => false,
         // Its number tells (S21).
-        Command::Propose(_) => false,
+        Command::Propose(_) | Command::Reserve(_) => false,
     }
 }
 

@@ -11,11 +11,13 @@ use crate::command::{
 };
 use crate::identity::{InitiatorPort, TargetPort};
 use crate::opcode::{Handler, Opcode};
+use crate::persistent::PersistentState;
 use crate::sense::{Asc, Sense, SenseKey};
 use crate::unit::{LogicalUnit, UnitConfig};
-use crate::{lun, provisioning, verify};
+use crate::{lun, persistent_out, provisioning, verify};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use base::Reservations;
 
 /// A SCSI target device with one port.
 #[derive(Debug)]
@@ -116,10 +118,18 @@ impl Target {
     }
 
     /// Whether the unit is served now; if not, medium commands answer 2/04/0A so that initiators retry. To be told at
-    /// every loss of service: a unit that is served anew starts without reservations, with 29/00 for every nexus (S15).
+    /// every loss of service: a unit that is served anew starts with the persistent reservations last told, without SCSI-2
+    /// reservations, and with 29/00 for every nexus (S15).
     pub fn set_served(&mut self, lun: u16, served: bool) {
         if let Some(unit) = self.units.get_mut(&lun) {
             unit.set_served(served);
+        }
+    }
+
+    /// The unit's persistent reservations as the cluster has committed them: before it is served, and at every change.
+    pub fn set_reservations(&mut self, lun: u16, reservations: &Reservations) {
+        if let Some(unit) = self.units.get_mut(&lun) {
+            unit.set_reservations(PersistentState::from(reservations));
         }
     }
 
@@ -215,7 +225,9 @@ impl Target {
         continuation: Continuation,
         outcome: Outcome,
     ) -> Result<Step, Sense> {
-        check_outcome(outcome)?;
+        if !matches!(continuation, Continuation::Reserve { .. }) {
+            check_outcome(outcome)?;
+        }
         let unit = lun::decode(command.lun).and_then(|number| self.units.get_mut(&number));
         let unit = unit.filter(|unit| unit.is_visible_to(command.nexus));
         // The unit was unmapped or masked meanwhile; what was asked for is done all the same.
@@ -233,6 +245,17 @@ impl Target {
             Continuation::VerifyWritten => verify::verify_written(&mut call),
             Continuation::Unmap { next } => provisioning::unmap_from(&mut call, next),
             Continuation::LbaStatus => provisioning::lba_status(&mut call, outcome),
+            Continuation::Reserve { change } => {
+                let changing = call.unit.changing.take_if(|changing| changing.number == change);
+                if outcome == Outcome::Failed(Fault::Contended) {
+                    return Ok(Step::Done(Response::status(Status::Busy)));
+                }
+                check_outcome(outcome)?;
+                // The unit was served anew meanwhile: the change is in force, but those whom it concerned heard 29/00.
+                let changing =
+                    changing.ok_or(Sense::new(SenseKey::NotReady, Asc::ACCESS_STATE_TRANSITION))?;
+                Ok(persistent_out::committed(&mut call, changing))
+            }
         }
     }
 
@@ -279,7 +302,9 @@ fn check_outcome(outcome: Outcome) -> Result<(), Sense> {
         Outcome::Failed(Fault::Unwritable(lba)) => medium(Asc::WRITE_ERROR, lba),
         Outcome::Failed(Fault::OutOfSpace) => Sense::new(SenseKey::DataProtect, Asc::SPACE_ALLOCATION_FAILED),
         Outcome::Failed(Fault::NotServed) => Sense::new(SenseKey::NotReady, Asc::ACCESS_STATE_TRANSITION),
-        Outcome::Failed(Fault::Internal) => Sense::new(SenseKey::HardwareError, Asc::INTERNAL_FAILURE),
+        Outcome::Failed(Fault::Contended | Fault::Internal) => {
+            Sense::new(SenseKey::HardwareError, Asc::INTERNAL_FAILURE)
+        }
     })
 }
 
@@ -379,20 +404,47 @@ mod tests {
     }
 
     #[test]
-    fn service_that_begins_anew_knows_no_old_reservations() {
+    fn service_that_begins_anew_has_the_committed_reservations_and_no_others() {
         let mut bench = Bench::ready();
         let mut list = [0; 24];
         list[15] = 1;
         bench.good(&[0x5f, 0x06, 0, 0, 0, 0, 0, 0, 24, 0], &list);
         list.swap(7, 15);
         bench.good(&[0x5f, 0x01, 3, 0, 0, 0, 0, 0, 24, 0], &list);
-        bench.target.set_served(0, true);
         bench.nexus = B;
-        assert_eq!(bench.send(&READ, &[]).status, Status::ReservationConflict, "nothing changed");
-        bench.target.set_served(0, false);
-        bench.target.set_served(0, true);
+        for begins in [|_: &mut Target| {}, |target: &mut Target| target.set_served(0, false)] {
+            begins(&mut bench.target);
+            bench.target.set_served(0, true);
+            let _attention = bench.send(&READ, &[]);
+            bench.conflicts(&READ, &[]);
+        }
+        // Another node: a unit that knows nothing is told, then serves.
+        let mut other = Bench::ready();
+        other.good(&[0x16, 0, 0, 0, 0, 0], &[]);
+        other.target.set_served(0, false);
+        other.target.set_reservations(0, bench.ram.committed.as_ref().unwrap());
+        other.target.set_served(0, true);
+        other.refused(&READ, 0x6, (0x29, 0), None);
+        other.good(&READ, &[]);
+        other.nexus = B;
+        other.refused(&READ, 0x6, (0x29, 0), None);
+        other.conflicts(&READ, &[]);
+    }
+
+    #[test]
+    fn a_change_in_doubt_that_turns_out_committed_is_told_like_a_power_on() {
+        let mut bench = Bench::ready();
+        let port = InitiatorPort { name: "iqn.2026-01.test:b".into(), isid: [0x80, 0, 0, 0, 0, 1] };
+        let late = base::Reservations {
+            revision: 1,
+            generation: 1,
+            registrations: [base::Registration { port, key: 7 }].into(),
+            reservation: None,
+        };
+        bench.target.set_reservations(0, &late);
+        bench.target.set_reservations(0, &late);
         bench.refused(&READ, 0x6, (0x29, 0), None);
-        bench.good(&READ, &[]);
+        assert_eq!(bench.data_in(&[0x5e, 0, 0, 0, 0, 0, 0, 0, 16, 0])[8..], [0, 0, 0, 0, 0, 0, 0, 7]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(crate) struct RamBackend {
     pub(crate) mapped: Vec<bool>,
     pub(crate) log: Vec<Operation>,
     pub(crate) fault: Option<Fault>,
+    /// What the cluster has committed of the unit's reservations.
+    pub(crate) committed: Option<base::Reservations>,
 }
 
 pub(crate) struct Bench {
@@ -73,6 +75,11 @@ impl RamBackend {
             }
             Operation::OrWrite { extent, .. } => {
                 self.bytes[bytes(*extent)].iter_mut().zip(data_out).for_each(|(to, from)| *to |= from);
+            }
+            Operation::Reserve(state) => {
+                state.check().unwrap();
+                assert_eq!(state.revision, self.committed.as_ref().map_or(0, |old| old.revision) + 1);
+                self.committed = Some((**state).clone());
             }
             Operation::Provisioning(extent) => {
                 let first = usize::try_from(extent.lba.0).unwrap();
@@ -137,6 +144,7 @@ impl Bench {
             mapped: vec![false; blocks],
             log: Vec::new(),
             fault: None,
+            committed: None,
         };
         Self { target, ram, nexus: A, lun: [0; 8] }
     }

@@ -6,7 +6,7 @@ use crate::identity::InitiatorPort;
 use crate::limits::MAX_TRANSFER_BLOCKS;
 use crate::mode::ModeState;
 use crate::opcode::{Medium, Opcode, Rights};
-use crate::persistent::{Access, PersistentState};
+use crate::persistent::{Access, Changing, PersistentState};
 use crate::reservation_scsi2::Scsi2Reservation;
 use crate::sense::{Asc, Sense, SenseKey};
 use crate::unit_attention::UnitAttentions;
@@ -48,7 +48,12 @@ pub struct LogicalUnit {
     pub(crate) attentions: UnitAttentions,
     pub(crate) mode: ModeState,
     pub(crate) reserved: Scsi2Reservation,
+    /// As the cluster has committed it.
     pub(crate) persistent: PersistentState,
+    /// The change of it that waits to be committed.
+    pub(crate) changing: Option<Changing>,
+    /// Counts those changes.
+    pub(crate) changes: u64,
 }
 
 impl LogicalUnit {
@@ -60,6 +65,8 @@ impl LogicalUnit {
             mode: ModeState::default(),
             reserved: Scsi2Reservation::default(),
             persistent: PersistentState::default(),
+            changing: None,
+            changes: 0,
         }
     }
 
@@ -115,16 +122,30 @@ impl LogicalUnit {
         self.attentions.establish_all(Asc::DEVICE_RESET, None);
     }
 
-    /// The volume is served here, or no longer. Who begins to serve knows nothing of what initiators set on another node or
-    /// at an earlier time, so it starts like a device after power on and says so (S15).
+    /// The volume is served here, or no longer. Who begins to serve has the committed persistent reservations and knows
+    /// nothing else of what initiators set on another node or at an earlier time, so it starts like a device after power
+    /// on and says so (S15).
     pub(crate) fn set_served(&mut self, served: bool) {
         if served && !self.served {
             self.reserved = Scsi2Reservation::default();
             self.mode = ModeState::default();
-            self.persistent = PersistentState::default();
+            self.changing = None;
             self.attentions.establish_all(Asc::POWER_ON_OR_RESET, None);
         }
         self.served = served;
+    }
+
+    /// What the cluster has committed. A change that no command here waits for (one that was in doubt when the unit was
+    /// last served) is told like a power on: who is concerned by it is not known any more.
+    pub(crate) fn set_reservations(&mut self, state: PersistentState) {
+        if self.persistent == state {
+            return;
+        }
+        let own = self.changing.as_ref().is_some_and(|changing| changing.transition.leads_to(&state));
+        if self.served && !own {
+            self.attentions.establish_all(Asc::POWER_ON_OR_RESET, None);
+        }
+        self.persistent = state;
     }
 
     /// The extent if it lies within the capacity; else 5/21/00.

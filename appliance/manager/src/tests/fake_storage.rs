@@ -167,7 +167,8 @@ fn read(stream: UnixStream, shared: &Mutex<Shared>, instance: InstanceId, timing
             ToStorage::HandOver { to, instance: successor, .. } => {
                 propose(&mut writer, &mut shared, instance, Change::HandOver { to, instance: successor });
             }
-            ToStorage::Refused { number, reason, .. } => shared.refused.push((number, reason)),
+            ToStorage::Refused { number, reason, .. }
+            | ToStorage::ReservationRefused { number, reason, .. } => shared.refused.push((number, reason)),
             ToStorage::Stop => return,
         }
     }

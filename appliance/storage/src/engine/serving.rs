@@ -66,7 +66,7 @@ impl Portal {
         self.service.complete(id, reply);
     }
 
-    /// Takes portal, targets and units over from the committed state.
+    /// Takes portal, targets, units and their reservations over from the committed state.
     pub(super) fn set_targets(&mut self, state: &CommittedState) {
         if self.address != state.portal {
             self.close();
@@ -78,6 +78,9 @@ impl Portal {
             self.service.set_targets(&targets);
             self.targets = targets;
             self.show_served();
+        }
+        for volume in &state.volumes {
+            self.service.set_reservations(volume.config.volume, &volume.reservations.state);
         }
     }
 
@@ -200,6 +203,7 @@ impl Engine {
             self.portal.served.insert(id);
         } else {
             self.portal.served.remove(&id);
+            self.drop_reservation(id);
         }
         self.portal.update();
     }

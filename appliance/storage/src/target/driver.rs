@@ -4,7 +4,7 @@ use super::backend::{Reply, RequestId};
 use super::link::Link;
 use super::running::{Ended, Running, Slab, Start};
 use super::{Inner, Lun, Settle, TargetConfig};
-use base::VolumeId;
+use base::{Reservations, VolumeId};
 use control::targets::{Admission, Chap, is_shown_to};
 use disk::{Buffer, BufferMut};
 use iscsi::chap::{Credentials, Nonce};
@@ -56,6 +56,13 @@ impl TargetEntry {
         let config = self.config.borrow();
         for (&number, _) in config.luns.iter().filter(|(_, lun)| lun.unit.volume == volume) {
             self.server.borrow_mut().set_served(number, served);
+        }
+    }
+
+    pub(super) fn set_reservations(&self, volume: VolumeId, reservations: &Reservations) {
+        let config = self.config.borrow();
+        for (&number, _) in config.luns.iter().filter(|(_, lun)| lun.unit.volume == volume) {
+            self.server.borrow_mut().set_reservations(number, reservations);
         }
     }
 
@@ -147,7 +154,10 @@ impl Driver {
 
     /// The other connections of this session's target.
     fn others(&self) -> Vec<Rc<Link>> {
-        let Some(target) = self.target() else { return Vec::new() };
+        self.target().map_or_else(Vec::new, |target| self.others_at(target))
+    }
+
+    fn others_at(&self, target: &TargetEntry) -> Vec<Rc<Link>> {
         let mut others = self.inner.links();
         others.retain(|link| link.id != self.link_id && link.is_at(target));
         others
@@ -210,22 +220,22 @@ impl Driver {
             Step::Backend(operation, continuation) => (operation, continuation),
         };
         command.begin(&operation, continuation, &self.inner.buffers);
-        let lun = command.lun;
+        let (lun, target) = (command.lun, Rc::clone(&command.target));
         let Some(token) = self.inner.running.borrow_mut().insert(command) else {
             return Some(Completion::from(Response::status(Status::Busy)));
         };
         if let Operation::AbortTasks(nexuses) = &operation {
-            self.abort_nexuses(nexuses, lun, token);
+            self.abort_nexuses(&target, nexuses, lun, token);
         }
         // Ended already: nothing of it was submitted.
         self.go_on(token).map(|finished| finished.completion)
     }
 
-    /// PREEMPT AND ABORT: tasks of these nexuses on the unit.
-    fn abort_nexuses(&mut self, nexuses: &[NexusId], lun: [u8; 8], token: u64) {
+    /// PREEMPT AND ABORT: tasks of these nexuses on the unit. This session may be gone since the command came.
+    fn abort_nexuses(&mut self, target: &TargetEntry, nexuses: &[NexusId], lun: [u8; 8], token: u64) {
         let wait = self.inner.next_number();
         let mut left = 0_usize;
-        for link in self.others() {
+        for link in self.others_at(target) {
             if link.nexus().is_some_and(|nexus| nexuses.contains(&nexus)) {
                 left = left.saturating_add(link.abort(Scope::Unit(lun), wait));
             }

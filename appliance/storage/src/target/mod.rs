@@ -22,7 +22,7 @@ pub use backend::{
 };
 
 use crate::clock;
-use base::VolumeId;
+use base::{Reservations, VolumeId};
 use control::names::Pattern;
 use control::targets::Access;
 use disk::BufferPool;
@@ -210,6 +210,14 @@ impl Service {
     pub fn set_served(&self, volume: VolumeId, served: bool) {
         for entry in self.inner.targets.borrow().values() {
             entry.set_served(volume, served);
+        }
+    }
+
+    /// The persistent reservations of a volume as the cluster has committed them (S15): after [`Service::set_targets`],
+    /// before the volume is served, and before the reply to a request that changed them.
+    pub fn set_reservations(&self, volume: VolumeId, reservations: &Reservations) {
+        for entry in self.inner.targets.borrow().values() {
+            entry.set_reservations(volume, reservations);
         }
     }
 
