@@ -193,6 +193,7 @@ mod tests {
                 size: ByteCount::mib(1),
                 write_back: false,
             },
+            presentation: control::targets::Presentation::default(),
             reservations: CommittedReservations::default(),
         }
     }
