@@ -544,7 +544,10 @@ impl Initiator {
     /// One round of doing what is owed; false: nothing was.
     pub(super) fn go_on(&mut self) -> bool {
         let mut any = !self.wire.is_empty() || self.machine.has_output();
+        let before = self.leftover.len() + self.wire.len();
         self.deliver(usize::MAX, false);
+        // What it would not take while its answers waited, it takes once they are sent.
+        any |= self.leftover.len() != before;
         self.read(usize::MAX);
         if self.machine.close_reason().is_some() {
             self.wire.clear();
