@@ -3,6 +3,8 @@
 //! Commands that it accounts for carry tags below [`NOISE_TAG`], each used once and hidden in the CDB's LBA field; PDUs with
 //! any fields have tags above, so that they never touch an accounted task except by task management.
 
+mod owing;
+
 use super::host::{FuzzHost, How, LIMITS, Seen};
 use arbitrary::Arbitrary;
 use base::{Monotonic, crc32c};
@@ -539,49 +541,6 @@ impl Initiator {
             self.machine.handle_sent(taken, &mut self.host);
         }
         self.take_inbox();
-    }
-
-    /// One round of doing what is owed; false: nothing was.
-    pub(super) fn go_on(&mut self) -> bool {
-        let mut any = !self.wire.is_empty() || self.machine.has_output();
-        let before = self.leftover.len() + self.wire.len();
-        self.deliver(usize::MAX, false);
-        // What it would not take while its answers waited, it takes once they are sent.
-        any |= self.leftover.len() != before;
-        self.read(usize::MAX);
-        if self.machine.close_reason().is_some() {
-            self.wire.clear();
-            any = self.machine.has_output();
-        }
-        while self.sent.iter().any(|sent| sent.unsolicited_open) {
-            self.unsolicited(0, 0, false);
-            any = true;
-        }
-        while !self.owed.is_empty() {
-            self.solicited(0, 0, false);
-            any = true;
-        }
-        while !self.host.seen.is_empty() {
-            self.complete(0, How::Good);
-            any = true;
-        }
-        while !self.host.to_settle.is_empty() {
-            self.settle();
-            any = true;
-        }
-        if let Some(tag) = self.pinged.take() {
-            let pong = NopOut {
-                immediate: true,
-                last: true,
-                initiator_task_tag: NO_TAG,
-                target_transfer_tag: tag,
-                cmd_sn: self.cmd_sn,
-                ..NopOut::default()
-            };
-            self.send(pong.encode(), &[], 0);
-            any = true;
-        }
-        any && !(self.machine.is_finished())
     }
 
     pub(super) fn is_discovery(&self) -> bool {
