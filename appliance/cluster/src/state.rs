@@ -5,15 +5,16 @@ use alloc::{
     format,
     string::String,
 };
-use base::{ByteCount, ClusterId, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
-use control::link::{CommittedState, Member, Target, Volume};
+use base::{ByteCount, ClusterId, CommittedReservations, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
+use control::link::{CommittedState, Member, Volume};
 use control::settings::{Timing, is_name};
+use control::targets::{Presentation, Target};
 use core::fmt;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// The version of [`ClusterState`]'s JSON form that this build writes and reads.
-pub const STATE_VERSION: u32 = 2;
+pub const STATE_VERSION: u32 = 3;
 /// Sizes are multiples of this many bytes.
 pub(crate) const SIZE_UNIT_BYTES: u64 = 4096;
 /// Largest volume: what a VMFS datastore can use of one LUN.
@@ -65,10 +66,26 @@ pub struct VolumeEntry {
     pub wanted_size: Option<ByteCount>,
     /// Why the last size that was wanted is not wanted any more, if it did not come about.
     pub not_grown: Option<String>,
+    /// How it is shown to initiators.
+    pub presentation: Presentation,
     /// Last number seen from each node's storage process (S21): shrink, grow, hand-over, resize.
     pub proposals: BTreeMap<NodeId, LastNumber>,
     /// Last number seen from each node's manager, which proposes promotions and counts apart.
     pub promotions: BTreeMap<NodeId, LastNumber>,
+    /// Its persistent reservations (S15).
+    pub reservations: CommittedReservations,
+}
+
+impl VolumeEntry {
+    fn for_storage(&self) -> Volume {
+        Volume {
+            name: self.name.clone(),
+            config: self.config.clone(),
+            wanted_size: self.wanted_size,
+            presentation: self.presentation,
+            reservations: self.reservations.clone(),
+        }
+    }
 }
 
 /// The last proposal of one proposer (S21).
@@ -105,12 +122,6 @@ impl Default for ClusterState {
             targets: BTreeMap::new(),
             deleted: BTreeSet::new(),
         }
-    }
-}
-
-impl VolumeEntry {
-    fn for_storage(&self) -> Volume {
-        Volume { name: self.name.clone(), config: self.config.clone(), wanted_size: self.wanted_size }
     }
 }
 
@@ -239,30 +250,14 @@ impl ClusterState {
         if config.replicas.iter().any(|n| !self.members.get(n).is_some_and(|m| m.data)) {
             return fault("a copy on a node that is no data member");
         }
+        if let Err(text) = entry.reservations.state.check() {
+            return fault(text);
+        }
         match config.primary {
             Some(primary) if !config.in_sync.contains(&primary) => fault("the primary is not in sync"),
             Some(_) if config.primary_instance.0 == 0 => fault("a primary without instance"),
             None if config.primary_instance.0 != 0 => fault("an instance without primary"),
             _ => Ok(()),
         }
-    }
-
-    fn validate_targets(&self) -> Result<(), StateError> {
-        let mut shown = BTreeSet::new();
-        for (iqn, target) in &self.targets {
-            let fault = |text: &str| Err(StateError(format!("target {iqn:?}: {text}")));
-            if *iqn != target.iqn {
-                return fault("stands under the name of another");
-            }
-            for (lun, volume) in &target.luns {
-                if !self.volumes.contains_key(volume) {
-                    return fault(&format!("LUN {lun} shows a volume that does not exist"));
-                }
-                if !shown.insert(*volume) {
-                    return fault(&format!("LUN {lun} shows a volume that another LUN shows"));
-                }
-            }
-        }
-        Ok(())
     }
 }

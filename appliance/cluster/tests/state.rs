@@ -174,7 +174,7 @@ fn targets_and_volumes_name_what_is_in_the_way() {
             "{bad}"
         );
     }
-    let map = |lun, volume: &str| Command::MapLun { iqn: iqn.into(), lun, volume: volume.into() };
+    let map = |lun, volume: &str| map_lun(iqn, lun, volume);
     assert_eq!(kind(&apply(&mut s, map(0, "demo"))), Some(RefusalKind::NotFound));
     apply(&mut s, Command::CreateTarget { iqn: iqn.into() });
     assert_eq!(kind(&apply(&mut s, Command::CreateTarget { iqn: iqn.into() })), Some(RefusalKind::Exists));
@@ -221,12 +221,15 @@ fn the_state_survives_json_and_foreign_ones_are_refused() {
     let mut s = demo();
     apply(&mut s, promote(A, 11, 1, 1));
     apply(&mut s, Command::CreateTarget { iqn: "iqn.2026-11.local:x".into() });
-    apply(&mut s, Command::MapLun { iqn: "iqn.2026-11.local:x".into(), lun: 3, volume: "demo".into() });
+    apply(&mut s, map_lun("iqn.2026-11.local:x", 3, "demo"));
     let json = serde_json::to_string(&s).unwrap();
     assert_eq!(serde_json::from_str::<ClusterState>(&json).unwrap(), s);
-    let newer =
-        serde_json::from_str::<ClusterState>(&json.replacen("\"version\":2", "\"version\":3", 1)).unwrap();
-    assert!(newer.validate().unwrap_err().to_string().contains("version 3"));
+    let present = format!("\"version\":{STATE_VERSION}");
+    for other in [STATE_VERSION - 1, STATE_VERSION + 1] {
+        let foreign = json.replacen(&present, &format!("\"version\":{other}"), 1);
+        let foreign = serde_json::from_str::<ClusterState>(&foreign).unwrap();
+        assert!(foreign.validate().unwrap_err().to_string().contains(&format!("version {other}")));
+    }
     assert!(serde_json::from_str::<ClusterState>(&json.replacen("\"version\"", "\"verzion\"", 1)).is_err());
     let command = proposal(A, 11, 1, 2, Change::Shrink { keep: set(&[A]) });
     let json = serde_json::to_string(&command).unwrap();

@@ -36,6 +36,28 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+/// The decoders of what peers send: for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use crate::messages::{RequestFrame, ResponseFrame};
+
+    /// Decodes `bytes` as a request and as a response; what is one survives being written.
+    ///
+    /// # Panics
+    /// It does not.
+    #[allow(clippy::expect_used)]
+    pub fn decode(bytes: &[u8]) {
+        if let Ok(frame) = serde_json::from_slice::<RequestFrame>(bytes) {
+            let written = serde_json::to_vec(&frame).expect("a request that can't be written");
+            serde_json::from_slice::<RequestFrame>(&written).expect("a request that can't be read back");
+        }
+        if let Ok(frame) = serde_json::from_slice::<ResponseFrame>(bytes) {
+            let written = serde_json::to_vec(&frame).expect("a response that can't be written");
+            serde_json::from_slice::<ResponseFrame>(&written).expect("a response that can't be read back");
+        }
+    }
+}
+
 use anyhow::Context;
 use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};

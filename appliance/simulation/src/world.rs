@@ -492,7 +492,13 @@ fn founding(scenario: &Scenario) -> Vec<Command> {
         },
         Command::AddMember(member(1)),
         Command::AddMember(member(2)),
-        Command::CreateVolume { id: VOLUME, name: "demo".into(), size: scenario.size, write_back: false },
+        Command::CreateVolume {
+            id: VOLUME,
+            name: "demo".into(),
+            size: scenario.size,
+            write_back: false,
+            presentation: control::targets::Presentation::default(),
+        },
     ]
 }
 

@@ -18,6 +18,8 @@ fn volume(name: &str, state: VolumeState) -> VolumeStatus {
         resynced_total: ByteCount(0),
         dirty: ByteCount(0),
         logged: ByteCount(0),
+        block_format: control::targets::BlockFormat::Emulated,
+        thin: true,
     }
 }
 
@@ -48,6 +50,7 @@ fn seen() -> Snapshot {
         cluster: Some(cluster),
         volumes: vec![],
         targets: vec![],
+        sessions: vec![],
         services: vec![],
         problems: vec![],
     };

@@ -16,6 +16,7 @@ use axum::response::Response;
 use base::ByteCount;
 use control::api::{Command, Status, VolumeStatus};
 use control::settings::Role;
+use control::targets::{BlockFormat, Presentation};
 use serde::Deserialize;
 
 #[derive(Template)]
@@ -50,6 +51,8 @@ struct VolumePage {
     not_grown: Option<String>,
     /// About the largest size that every data node has the space for.
     largest: Option<ByteCount>,
+    /// How initiators see it.
+    format: String,
     stale: Option<String>,
 }
 
@@ -107,6 +110,11 @@ pub(super) async fn detail(
             .as_ref()
             .and_then(room)
             .map(|room| ByteCount(volume.size.0.saturating_add(room.0))),
+        format: format!(
+            "{}, {}",
+            volume.block_format.word(),
+            if volume.thin { "takes UNMAP" } else { "without UNMAP" }
+        ),
         stale: panels::stale_mark(&seen),
     })
 }
@@ -115,6 +123,10 @@ pub(super) async fn detail(
 pub(super) struct NewVolume {
     name: String,
     size: String,
+    #[serde(default)]
+    block_format: BlockFormat,
+    /// A box that is not ticked is not sent.
+    no_thin: Option<String>,
 }
 
 /// Creates one.
@@ -125,7 +137,10 @@ pub(super) async fn create(
 ) -> Response {
     let name = new.name.trim().to_owned();
     let outcome = match text::parse_size(&new.size) {
-        Ok(size) => app.command(&Command::CreateVolume { name: name.clone(), size }).await,
+        Ok(size) => {
+            let presentation = Presentation { block_format: new.block_format, thin: new.no_thin.is_none() };
+            app.command(&Command::CreateVolume { name: name.clone(), size, presentation }).await
+        }
         Err(message) => Err(ApiError::new(ErrorKind::Invalid, format!("{message}."))),
     };
     back(

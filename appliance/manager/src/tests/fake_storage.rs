@@ -71,7 +71,7 @@ impl Shared {
             free: base::ByteCount::gib(1),
             capacity: base::ByteCount::gib(2),
             volumes: volumes.into_iter().collect(),
-            initiators: Vec::new(),
+            sessions: Vec::new(),
             problems: Vec::new(),
         }
     }
@@ -185,7 +185,8 @@ fn read(stream: UnixStream, shared: &Mutex<Shared>, instance: InstanceId, timing
             ToStorage::HandOver { to, instance: successor, .. } => {
                 propose(&mut writer, &mut shared, instance, Change::HandOver { to, instance: successor });
             }
-            ToStorage::Refused { number, reason, .. } => shared.refused.push((number, reason)),
+            ToStorage::Refused { number, reason, .. }
+            | ToStorage::ReservationRefused { number, reason, .. } => shared.refused.push((number, reason)),
             ToStorage::Stop => return,
         }
     }

@@ -1,6 +1,6 @@
 //! What a cluster does when it is used, and when nodes die.
 
-use super::fixture::{IQN, TestNode, eventually, serving_trio, trio};
+use super::fixture::{IQN, TestNode, create_volume, eventually, serving_trio, trio};
 use base::{Change, EpochReason};
 use control::api::{Command, VolumeState};
 use control::settings::Role;
@@ -39,7 +39,7 @@ fn three_nodes_pair_and_commit() {
     assert_eq!(nodes[1].fails(&Command::CreateCluster { portal }).0, "exists");
     assert_eq!(nodes[1].fails(&Command::OfferPairing).0, "exists");
     // No storage process, so no room for a volume.
-    let volume = Command::CreateVolume { name: "v".into(), size: base::ByteCount::mib(1) };
+    let volume = create_volume(1);
     let (kind, message) = nodes[0].fails(&volume);
     assert!(kind == "unavailable" && message.contains("is not reached"), "{message}");
     assert_eq!(nodes[2].fails(&Command::DeleteTarget { iqn: IQN.into() }).0, "not_found");

@@ -15,6 +15,7 @@ mod moving;
 mod opening;
 mod report;
 mod requests;
+mod reservations;
 mod ring;
 mod serving;
 mod state;
@@ -34,6 +35,7 @@ use tokio::sync::mpsc;
 use self::moving::{Move, Moves};
 use self::opening::{Grown, Opened, Opener};
 use self::requests::Requests;
+use self::reservations::ReservationRequests;
 use self::ring::Operations;
 use self::serving::Portal;
 use self::volume::Volume;
@@ -71,6 +73,7 @@ pub(crate) struct Engine {
     link: mpsc::UnboundedSender<ToCluster>,
     opener: Opener,
     requests: Requests,
+    reservations: ReservationRequests,
     portal: Portal,
     moves: Moves,
     state: Option<CommittedState>,
@@ -103,6 +106,7 @@ impl Engine {
         Ok(Self {
             instance,
             requests: Requests::new(buffers.clone()),
+            reservations: ReservationRequests::default(),
             operations: Operations::new(ring, buffers),
             inbox,
             peers,
@@ -157,6 +161,7 @@ impl Engine {
         self.judge_leases();
         self.run_moves();
         self.run_timers();
+        self.repeat_reservations();
         self.look_after_volumes();
         self.make_room();
         self.show_sizes();

@@ -127,7 +127,7 @@ impl Opener {
     pub(super) fn open(&mut self, volume: &LinkVolume) {
         let now = clock::now();
         if due(&mut self.tried, volume.config.volume, now) {
-            self.send(Job::Open(volume.clone()));
+            self.send(Job::Open(Box::new(volume.clone())));
         }
     }
 

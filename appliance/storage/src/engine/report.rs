@@ -37,7 +37,7 @@ impl Engine {
             free,
             capacity,
             volumes: self.volumes.values().map(volume_report).collect(),
-            initiators: self.portal.initiators(),
+            sessions: self.portal.sessions(),
             problems,
         }
     }

@@ -15,7 +15,7 @@ use crate::chain;
 
 pub(super) enum Job {
     Assemble { cluster: ClusterId, node: NodeId },
-    Open(Volume),
+    Open(Box<Volume>),
     Grow(Growth),
     Free(VolumeId),
 }
@@ -81,7 +81,7 @@ impl Worker {
         match job {
             Some(Job::Open(volume)) => {
                 let result = self.open(&volume);
-                told.push(News::Opened(Box::new(Opened { volume, result })));
+                told.push(News::Opened(Box::new(Opened { volume: *volume, result })));
             }
             Some(Job::Grow(growth)) => {
                 let result = self.grow(&growth);
