@@ -2,7 +2,8 @@
 //! that wait for the backend while others come and the configuration changes.
 //!
 //! Checked: each command ends with a valid status, sense exactly with CHECK CONDITION, no more data than the CDB and its
-//! transfer allow; each operation lies within the unit and is not empty; sense data is well formed in either format.
+//! transfer allow; each operation lies within the unit and is not empty; a copy touches only units that exist for its nexus
+//! and writes none that is protected; sense data is well formed in either format.
 
 use arbitrary::{Arbitrary, Unstructured};
 use base::{ClusterId, LOGICAL_BLOCK_BYTES, Lba, VolumeId};
@@ -36,6 +37,15 @@ enum DataOut {
     Bytes(Vec<u8>),
     /// A parameter list whose header tells its true length, as UNMAP's does.
     Listed(Vec<u8>),
+}
+
+/// A segment of EXTENDED COPY.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Segment {
+    units: u8,
+    from: u16,
+    to: u16,
+    blocks: u16,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -85,6 +95,15 @@ enum Move {
     },
     Cleared {
         nexus: u8,
+    },
+    /// EXTENDED COPY with a list that is right, but for a byte perhaps.
+    Copy {
+        nexus: u8,
+        lun: bool,
+        header: u8,
+        segments: Vec<Segment>,
+        spoilt: Option<(u16, u8)>,
+        wait: bool,
     },
 }
 
@@ -177,6 +196,18 @@ impl Bench {
             Move::Serve { lun, served } => self.target.set_served(u16::from(lun), served),
             Move::Reset { all: true } => self.target.reset_all(),
             Move::Reset { all: false } => self.target.reset_unit([0; 8]),
+            Move::Copy { nexus: from, lun, header, segments, spoilt, wait } => {
+                let mut list = copy_list(header, &segments);
+                if let Some((at, bits)) = spoilt {
+                    let at = usize::from(at) % list.len();
+                    list[at] ^= bits;
+                }
+                let mut cdb = vec![0; 16];
+                cdb[0] = 0x83;
+                cdb[10..14].copy_from_slice(&u32::try_from(list.len()).unwrap().to_be_bytes());
+                let data_out = DataOut::Bytes(list);
+                self.start(nexus(from), u8::from(lun), &Cdb::Any(cdb), &data_out, wait);
+            }
             Move::Cleared { nexus: by } => {
                 self.target.tasks_cleared([0; 8], nexus(by), &[NexusId(0), NexusId(1)]);
             }
@@ -227,6 +258,7 @@ impl Bench {
             Step::Backend(operation, continuation) => {
                 assert!(steps < MOST_STEPS, "{cdb:02x?} never ends");
                 self.check_operation(&operation, lun, cdb, offered_len);
+                self.check_copy(&operation, nexus);
                 let (cdb, parameters) = (cdb.to_vec(), parameters.to_vec());
                 let steps = steps + 1;
                 let waiting =
@@ -278,6 +310,49 @@ impl Bench {
         let collected = offered_len.min(expected_transfer(cdb).len_bytes);
         assert!(needed <= collected, "{cdb:02x?}: {operation:?} takes {needed} of {collected} bytes");
     }
+}
+
+impl Bench {
+    /// Both ends of a copy: units that the nexus sees, within them, apart; the destination may be written.
+    fn check_copy(&self, operation: &Operation, nexus: NexusId) {
+        let Operation::Copy { source, extent, destination, to } = operation else { return };
+        let end = |volume: &VolumeId, first: Lba| {
+            let lun =
+                (0..2).find(|&lun| self.target.unit(lun).is_some_and(|unit| unit.config().volume == *volume));
+            let lun = lun.expect("a copy of no unit");
+            assert!(self.target.has_unit(nexus, scsi::lun::encode(lun)), "{operation:?} for {nexus:?}");
+            let config = self.target.unit(lun).unwrap().config().clone();
+            assert!(extent.blocks > 0 && first.0 + extent.blocks <= config.blocks, "{operation:?}");
+            config
+        };
+        end(source, extent.lba);
+        assert!(!end(destination, *to).read_only, "{operation:?}");
+        let apart = extent.lba.0.abs_diff(to.0) >= extent.blocks;
+        assert!(source != destination || apart, "{operation:?} overlaps");
+    }
+}
+
+/// A parameter list of EXTENDED COPY between the units at LUN 0 and 1.
+fn copy_list(header: u8, segments: &[Segment]) -> Vec<u8> {
+    let segments = &segments[..segments.len().min(70)];
+    let mut list = vec![0; 16];
+    list[0] = header & 7;
+    list[1] = header & 0x18;
+    list[3] = 64;
+    list[8..12].copy_from_slice(&u32::try_from(segments.len() * 28).unwrap().to_be_bytes());
+    for volume in [10, 11] {
+        list.extend([0xe4, 0, 0, 0, 1, 3, 0, 8]);
+        list.extend(scsi::naa(ClusterId(1), VolumeId(volume)));
+        list.extend([0; 14]);
+        list.extend([2, 0]);
+    }
+    for Segment { units, from, to, blocks } in segments {
+        list.extend([2, 0, 0, 0x18, 0, units & 1, 0, units >> 1 & 1, 0, 0]);
+        list.extend((blocks % 64).to_be_bytes());
+        list.extend(u64::from(from % 4200).to_be_bytes());
+        list.extend(u64::from(to % 4200).to_be_bytes());
+    }
+    list
 }
 
 /// How the operation ended: never in a way that it can't.

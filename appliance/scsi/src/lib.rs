@@ -20,6 +20,9 @@ mod capacity;
 mod cdb;
 mod command;
 mod compare;
+mod copy;
+#[cfg(test)]
+mod copy_tests;
 mod diagnostic;
 mod identity;
 mod inquiry;

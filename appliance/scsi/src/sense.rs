@@ -18,6 +18,8 @@ pub enum SenseKey {
     UnitAttention = 0x6,
     /// Protected.
     DataProtect = 0x7,
+    /// A copy ended before its end.
+    CopyAborted = 0xa,
     /// Ended by the device server.
     AbortedCommand = 0xb,
     /// The comparison failed.
@@ -85,6 +87,24 @@ impl Asc {
     pub const REPORTED_LUNS_CHANGED: Self = Self(0x3f, 0x0e);
     /// INTERNAL TARGET FAILURE.
     pub const INTERNAL_FAILURE: Self = Self(0x44, 0x00);
+    /// OPERATION IN PROGRESS.
+    pub const OPERATION_IN_PROGRESS: Self = Self(0x00, 0x16);
+    /// UNREACHABLE COPY TARGET.
+    pub const UNREACHABLE_COPY_TARGET: Self = Self(0x08, 0x04);
+    /// THIRD PARTY DEVICE FAILURE.
+    pub const THIRD_PARTY_DEVICE_FAILURE: Self = Self(0x0d, 0x01);
+    /// COPY TARGET DEVICE NOT REACHABLE.
+    pub const COPY_TARGET_NOT_REACHABLE: Self = Self(0x0d, 0x02);
+    /// TOO MANY TARGET DESCRIPTORS.
+    pub const TOO_MANY_TARGET_DESCRIPTORS: Self = Self(0x26, 0x06);
+    /// UNSUPPORTED TARGET DESCRIPTOR TYPE CODE.
+    pub const UNSUPPORTED_TARGET_DESCRIPTOR_TYPE: Self = Self(0x26, 0x07);
+    /// TOO MANY SEGMENT DESCRIPTORS.
+    pub const TOO_MANY_SEGMENT_DESCRIPTORS: Self = Self(0x26, 0x08);
+    /// UNSUPPORTED SEGMENT DESCRIPTOR TYPE CODE.
+    pub const UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE: Self = Self(0x26, 0x09);
+    /// INLINE DATA LENGTH EXCEEDED.
+    pub const INLINE_DATA_LENGTH_EXCEEDED: Self = Self(0x26, 0x0b);
     /// INSUFFICIENT REGISTRATION RESOURCES.
     pub const INSUFFICIENT_REGISTRATION_RESOURCES: Self = Self(0x55, 0x04);
 }

@@ -9,12 +9,13 @@ use crate::cdb::Cdb;
 use crate::command::{
     Command, Continuation, DataIn, Fault, NexusId, Operation, Outcome, Response, Status, Step,
 };
+use crate::copy::CopyResults;
 use crate::identity::{InitiatorPort, TargetPort};
 use crate::opcode::{Handler, Opcode};
 use crate::persistent::PersistentState;
 use crate::sense::{Asc, Sense, SenseKey};
 use crate::unit::{LogicalUnit, UnitConfig};
-use crate::{lun, persistent_out, provisioning, verify};
+use crate::{copy, lun, persistent_out, provisioning, verify};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use base::Reservations;
@@ -25,6 +26,7 @@ pub struct Target {
     pub(crate) port: TargetPort,
     pub(crate) nexuses: BTreeMap<NexusId, InitiatorPort>,
     pub(crate) units: BTreeMap<u16, LogicalUnit>,
+    pub(crate) copies: CopyResults,
 }
 
 /// A command that has reached its logical unit.
@@ -39,7 +41,7 @@ impl Target {
     /// A target without logical units.
     #[must_use]
     pub fn new(port: TargetPort) -> Self {
-        Self { port, nexuses: BTreeMap::new(), units: BTreeMap::new() }
+        Self { port, nexuses: BTreeMap::new(), units: BTreeMap::new(), copies: CopyResults::default() }
     }
 
     /// The logical unit at `lun`.
@@ -145,6 +147,7 @@ impl Target {
     /// The session is gone: its SCSI-2 reservations end, its registrations stay.
     pub fn detach(&mut self, nexus: NexusId) {
         self.nexuses.remove(&nexus);
+        self.copies.forget(nexus);
         self.units.values_mut().for_each(|unit| unit.detach(nexus));
     }
 
@@ -207,7 +210,7 @@ impl Target {
         unit.check_medium(opcode.medium)?;
         match opcode.handler {
             Handler::Unit(run) => run(&mut Call { command, cdb: *cdb, unit, nexuses: &self.nexuses }),
-            Handler::Target(run) => run(self, command, cdb),
+            Handler::Target(run) | Handler::Routed(run) => run(self, command, cdb),
         }
     }
 
@@ -225,8 +228,11 @@ impl Target {
         continuation: Continuation,
         outcome: Outcome,
     ) -> Result<Step, Sense> {
-        if !matches!(continuation, Continuation::Reserve { .. }) {
+        if !matches!(continuation, Continuation::Reserve { .. } | Continuation::Copy { .. }) {
             check_outcome(outcome)?;
+        }
+        if let (Continuation::Copy { index, done }, Some(cdb)) = (continuation, Cdb::new(command.cdb)) {
+            return copy::copied(self, command, &cdb, (index, done), outcome);
         }
         let unit = lun::decode(command.lun).and_then(|number| self.units.get_mut(&number));
         let unit = unit.filter(|unit| unit.is_visible_to(command.nexus));
@@ -244,6 +250,8 @@ impl Target {
             })),
             Continuation::VerifyWritten => verify::verify_written(&mut call),
             Continuation::Unmap { next } => provisioning::unmap_from(&mut call, next),
+            // Gone on with above, whether or not the command's own unit is still there.
+            Continuation::Copy { .. } => Err(Sense::new(SenseKey::HardwareError, Asc::INTERNAL_FAILURE)),
             Continuation::LbaStatus => provisioning::lba_status(&mut call, outcome),
             Continuation::Reserve { change } => {
                 let changing = call.unit.changing.take_if(|changing| changing.number == change);
@@ -374,7 +382,13 @@ mod tests {
     #[test]
     fn unknown_commands() {
         let mut bench = Bench::ready();
-        bench.refused(&[0x83; 16], 0x5, (0x20, 0), None);
+        bench.refused(
+            &[0x84, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0],
+            0x5,
+            (0x24, 0),
+            Some((1, Some(4))),
+        );
+        bench.refused(&[0x85; 16], 0x5, (0x20, 0), None);
         bench.refused(&[0x7f; 32], 0x5, (0x20, 0), None);
         bench.refused(&[], 0x5, (0x20, 0), None);
         bench.refused(
@@ -384,7 +398,7 @@ mod tests {
             Some((1, Some(4))),
         );
         assert_eq!(command_name(&READ), Some("READ (10)"));
-        assert_eq!(command_name(&[0x83]), None);
+        assert_eq!(command_name(&[0x85]), None);
     }
 
     #[test]

@@ -8,12 +8,18 @@ use base::{ClusterId, VolumeId};
 
 /// Blocks of the bench's unit.
 pub(crate) const BLOCKS: u64 = 2048;
+/// The volume of the bench's unit.
+pub(crate) const VOLUME: VolumeId = VolumeId(10);
+/// Another, as long, that a test may map.
+pub(crate) const OTHER: VolumeId = VolumeId(20);
 pub(crate) const A: NexusId = NexusId(1);
 pub(crate) const B: NexusId = NexusId(2);
 
 /// The medium.
 pub(crate) struct RamBackend {
     pub(crate) bytes: Vec<u8>,
+    /// That of [`OTHER`].
+    pub(crate) other: Vec<u8>,
     pub(crate) mapped: Vec<bool>,
     pub(crate) log: Vec<Operation>,
     pub(crate) fault: Option<Fault>,
@@ -76,6 +82,11 @@ impl RamBackend {
             Operation::OrWrite { extent, .. } => {
                 self.bytes[bytes(*extent)].iter_mut().zip(data_out).for_each(|(to, from)| *to |= from);
             }
+            Operation::Copy { source, extent, destination, to } => {
+                let data = self.volume(*source)[bytes(*extent)].to_vec();
+                let place = bytes(Extent { lba: *to, blocks: extent.blocks });
+                self.volume(*destination)[place].copy_from_slice(&data);
+            }
             Operation::Reserve(state) => {
                 state.check().unwrap();
                 assert_eq!(state.revision, self.committed.as_ref().map_or(0, |old| old.revision) + 1);
@@ -89,6 +100,14 @@ impl RamBackend {
             }
         }
         Outcome::Done
+    }
+
+    fn volume(&mut self, volume: VolumeId) -> &mut [u8] {
+        match volume {
+            VOLUME => &mut self.bytes,
+            OTHER => &mut self.other,
+            _ => panic!("no volume {volume}"),
+        }
     }
 
     fn compare(&self, extent: Extent, expected: &[u8]) -> Outcome {
@@ -130,7 +149,7 @@ impl Bench {
 
     /// Just logged in.
     pub(crate) fn fresh(configure: impl FnOnce(&mut UnitConfig)) -> Self {
-        let mut config = UnitConfig::new(ClusterId(1), VolumeId(10), BLOCKS);
+        let mut config = UnitConfig::new(ClusterId(1), VOLUME, BLOCKS);
         config.thin = true;
         configure(&mut config);
         let mut target = Target::new(TargetPort { iqn: "iqn.2026-01.test:t".into() });
@@ -141,6 +160,7 @@ impl Bench {
         let blocks = usize::try_from(BLOCKS).unwrap();
         let ram = RamBackend {
             bytes: vec![0; blocks * 512],
+            other: vec![0; blocks * 512],
             mapped: vec![false; blocks],
             log: Vec::new(),
             fault: None,

@@ -12,6 +12,8 @@ use futago_e2e::tools::{run, run_within, work_dir};
 use futago_e2e::vm::{self, Hardware, Machine};
 
 const HEALTHY: Duration = Duration::from_secs(90);
+/// User and secret of the initiator, then those of the target.
+const CHAP: [&str; 4] = ["vm", "correct-horse-1", "futago", "battery-staple-2"];
 
 /// Inside the test's namespaces, on a machine that can run virtual machines.
 fn can_run(test: &str) -> bool {
@@ -47,7 +49,12 @@ fn the_kernels_initiator_passes_every_check_through_a_failover() {
         initramfs: vm::acceptance_initramfs(&dir, &kernel).unwrap(),
         kernel,
         memory_mib: 1024,
-        command_line: format!("ADDRESS=198.51.100.20/24 PORTAL={} TARGET={}", demo.portal(), demo.iqn()),
+        command_line: format!(
+            "ADDRESS=198.51.100.20/24 PORTAL={} TARGET={} CHAP={}",
+            demo.portal(),
+            demo.iqn(),
+            CHAP.join(":")
+        ),
         links: vec!["tap,ifname=tap-host,script=no,downscript=no".into()],
         number: 20,
         ..Hardware::default()
@@ -68,12 +75,31 @@ fn the_kernels_initiator_passes_every_check_through_a_failover() {
         start.elapsed().as_secs_f32()
     );
     demo.start_node(&victim).unwrap();
+    machine.wait_line("INITIATOR secure me", Duration::from_secs(120)).unwrap();
+    require_chap(&dir, &demo, Demo::other(&victim));
     let result = machine.wait_line("INITIATOR result", Duration::from_secs(120)).unwrap();
     println!("linux: {result}");
+    // The demo's volume has all of it: nothing may have been left out.
+    assert!(result.contains("thin=yes copy=yes chap=yes trimmed="), "{result}");
+    assert!(!result.contains("trimmed=none"), "{result}");
     assert!(machine.wait_off(Duration::from_secs(60)).unwrap().success());
     demo.wait_healthy(HEALTHY).unwrap();
     demo.stop().unwrap();
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The target asks for CHAP from the next login on.
+fn require_chap(dir: &Path, demo: &Demo, node: &str) {
+    let secret = |name: &str, secret: &str| {
+        let file = dir.join(name);
+        std::fs::write(&file, secret).unwrap();
+        file.to_string_lossy().into_owned()
+    };
+    let [user, password, target_user, target_password] = CHAP;
+    let (own, mutual) = (secret("secret", password), secret("mutual", target_password));
+    let arguments = ["target", "chap", &demo.iqn(), "--user", user, "--secret-file", &own];
+    let more = ["--mutual-user", target_user, "--mutual-secret-file", &mutual];
+    demo.ctl(node, &[&arguments[..], &more].concat()).unwrap();
 }
 
 #[test]

@@ -181,8 +181,9 @@ impl Driver {
         self.submit(token);
         let mut running = self.inner.running.borrow_mut();
         let ended = running.get_mut(token)?.ended()?;
-        let command = running.remove(token)?;
+        let mut command = running.remove(token)?;
         drop(running);
+        command.take_waiters().into_iter().for_each(|waiter| self.inner.settled(waiter));
         let task = command.task;
         let not_served = ended.not_served;
         let completion = self.resume(command, &ended)?;
@@ -231,6 +232,26 @@ impl Driver {
         self.go_on(token).map(|finished| finished.completion)
     }
 
+    /// Copies of these nexuses that write the unit by a command to another one: they are not its tasks, but the right to
+    /// write it has ended for them all the same. Answers how many `wait` waits for.
+    fn stop_copies(&self, target: &TargetEntry, nexuses: &[NexusId], lun: [u8; 8], wait: u64) -> usize {
+        let Some(volume) = target.volume(lun) else { return 0 };
+        let mut running = self.inner.running.borrow_mut();
+        let tokens: Vec<u64> =
+            running.tokens(|command| nexuses.contains(&command.nexus) && command.copies_to(volume)).collect();
+        let mut requests: Vec<RequestId> = Vec::new();
+        for &token in &tokens {
+            if let Some(command) = running.get_mut(token) {
+                command.stop();
+                command.add_waiter(wait);
+            }
+            requests.extend(running.out_requests(token));
+        }
+        drop(running);
+        requests.into_iter().for_each(|request| self.inner.backend.abort(request));
+        tokens.len()
+    }
+
     /// PREEMPT AND ABORT: tasks of these nexuses on the unit. This session may be gone since the command came.
     fn abort_nexuses(&mut self, target: &TargetEntry, nexuses: &[NexusId], lun: [u8; 8], token: u64) {
         let wait = self.inner.next_number();
@@ -240,6 +261,7 @@ impl Driver {
                 left = left.saturating_add(link.abort(Scope::Unit(lun), wait));
             }
         }
+        left = left.saturating_add(self.stop_copies(target, nexuses, lun, wait));
         self.inner.wait(wait, Settle::Command(token), left);
         if let Some(command) = self.inner.running.borrow_mut().get_mut(token) {
             command.wait_for(left);
@@ -412,15 +434,18 @@ impl Host for Driver {
 
     fn cancel(&mut self, task: TaskId) {
         let link_id = self.link_id;
-        let running = self.inner.running.borrow();
-        let requests: Vec<RequestId> = running
-            .tokens(|command| command.link.id == link_id && command.task == task)
-            .flat_map(|token| running.out_requests(token))
-            .collect();
-        drop(running);
-        for request in requests {
-            self.inner.backend.abort(request);
+        let mut running = self.inner.running.borrow_mut();
+        let tokens: Vec<u64> =
+            running.tokens(|command| command.link.id == link_id && command.task == task).collect();
+        let mut requests: Vec<RequestId> = Vec::new();
+        for token in tokens {
+            if let Some(command) = running.get_mut(token) {
+                command.stop();
+            }
+            requests.extend(running.out_requests(token));
         }
+        drop(running);
+        requests.into_iter().for_each(|request| self.inner.backend.abort(request));
     }
 
     fn settled(&mut self, token: u64) {

@@ -3,6 +3,7 @@
 //! Invariants
 //! - A command is here from its first operation until its last one ended; each request of it is answered once.
 //! - At most [`PARALLEL`] requests of a command are out at a time.
+//! - Nothing more is submitted for a command that was stopped: its abort has settled once what was out is answered (S16).
 //! - In steady state nothing is allocated: entries are used again.
 
 use super::backend::{
@@ -21,6 +22,9 @@ const PARALLEL: usize = 4;
 /// Longest pattern that a fill is written with, blocks.
 const FILL_BLOCKS: u32 = 2048;
 
+/// Longest part of a copy, blocks: as many bytes are in memory for each request that is out.
+const COPY_BLOCKS: u32 = 1024;
+
 /// A command and where it stands.
 pub(super) struct Running {
     pub(super) link: Rc<Link>,
@@ -36,6 +40,10 @@ pub(super) struct Running {
     pub(super) target: Rc<TargetEntry>,
     volume: VolumeId,
     work: Work,
+    /// The command is to end soon: it was aborted, or may not write any more.
+    stopped: bool,
+    /// Who waits for that end ([`super::Inner::settled`]).
+    waiters: Vec<u64>,
 }
 
 /// What is done with each part of the extent.
@@ -55,18 +63,35 @@ enum Kind {
     Flush,
     CompareAndWrite,
     Or,
+    Copy(Copying),
     Reserve,
     /// Waits for tasks of other sessions to settle; counted in `out`.
     Settle,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// Whence and whither; whence the extent begins, the work tells.
+#[derive(Clone, Copy, Debug)]
+struct Copying {
+    source: VolumeId,
+    destination: VolumeId,
+    to: Lba,
+}
+
+#[derive(Clone, Debug)]
 struct Part {
     number: u16,
     /// Blocks from the start of the extent.
     at: u64,
     blocks: u32,
     open: bool,
+    /// A copy has read this and is to write it.
+    read: Option<Buffer>,
+    /// A copy writes it.
+    writes: bool,
+}
+
+impl Part {
+    const NONE: Self = Self { number: 0, at: 0, blocks: 0, open: false, read: None, writes: false };
 }
 
 struct Work {
@@ -93,7 +118,7 @@ impl Work {
         extent: Extent { lba: Lba(0), blocks: 0 },
         submitted: 0,
         next_number: 0,
-        parts: [Part { number: 0, at: 0, blocks: 0, open: false }; PARALLEL],
+        parts: [Part::NONE; PARALLEL],
         out: 0,
         outcome: Outcome::Done,
         not_served: false,
@@ -101,6 +126,19 @@ impl Work {
         pattern: None,
         reservations: None,
     };
+}
+
+impl Work {
+    fn take_number(&mut self) -> u16 {
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1) & PART_MASK;
+        number
+    }
+
+    /// Its requests read or write blocks; others run to their end once begun.
+    fn moves_blocks(&self) -> bool {
+        !matches!(self.kind, Kind::Flush | Kind::Reserve | Kind::Settle)
+    }
 }
 
 /// How an operation ended.
@@ -137,6 +175,8 @@ impl Running {
             target,
             volume,
             work: Work::IDLE,
+            stopped: false,
+            waiters: Vec::new(),
         }
     }
 
@@ -155,6 +195,10 @@ impl Running {
             Operation::Flush => (Kind::Flush, Extent { lba: Lba(0), blocks: 1 }),
             Operation::CompareAndWrite { extent, .. } => (Kind::CompareAndWrite, *extent),
             Operation::OrWrite { extent, .. } => (Kind::Or, *extent),
+            Operation::Copy { source, extent, destination, to } => {
+                let copying = Copying { source: *source, destination: *destination, to: *to };
+                (Kind::Copy(copying), *extent)
+            }
             Operation::Provisioning(extent) => {
                 // Every volume is allocated in full: the pool hands out whole extents.
                 self.work.outcome = Outcome::Provisioning { mapped: true, blocks: extent.blocks };
@@ -168,6 +212,9 @@ impl Running {
         };
         self.work.kind = kind;
         self.work.extent = extent;
+        if self.stopped && self.work.moves_blocks() {
+            return self.fail(Outcome::Failed(Fault::Internal));
+        }
         let several = extent.blocks > u64::from(MAX_REQUEST_BLOCKS);
         if matches!(kind, Kind::Read) && several {
             self.work.assembly = bytes_of(extent.blocks).and_then(|len| buffers.take_urgent(len).ok());
@@ -181,6 +228,33 @@ impl Running {
                 self.fail(Outcome::Failed(Fault::Internal));
             }
         }
+    }
+
+    /// Nothing more is to be submitted for the command; what the backend works on is still answered.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        if self.work.moves_blocks() && (self.work.submitted < self.work.extent.blocks || self.is_copy()) {
+            self.fail(Outcome::Failed(Fault::Internal));
+        }
+    }
+
+    fn is_copy(&self) -> bool {
+        matches!(self.work.kind, Kind::Copy(_))
+    }
+
+    /// Whether it copies to `volume`.
+    pub(super) fn copies_to(&self, volume: VolumeId) -> bool {
+        matches!(self.work.kind, Kind::Copy(copying) if copying.destination == volume)
+    }
+
+    /// `waiter` is told when the command has ended.
+    pub(super) fn add_waiter(&mut self, waiter: u64) {
+        self.waiters.push(waiter);
+    }
+
+    /// Who is to be told of the command's end.
+    pub(super) fn take_waiters(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.waiters)
     }
 
     /// So many tasks of other sessions have to settle.
@@ -208,26 +282,48 @@ impl Running {
 
     /// The next request of the operation, if one can be submitted now.
     pub(super) fn next_request(&mut self, token: u64) -> Option<BackendRequest> {
+        if let Kind::Copy(copying) = self.work.kind
+            && let Some(request) = self.next_copied(copying, token)
+        {
+            return Some(request);
+        }
         let left = self.work.extent.blocks.saturating_sub(self.work.submitted);
         let slot = self.work.parts.iter().position(|part| !part.open)?;
         if left == 0 {
             return None;
         }
-        let most = if matches!(self.work.kind, Kind::Fill) { FILL_BLOCKS } else { MAX_REQUEST_BLOCKS };
+        let most = match self.work.kind {
+            Kind::Fill => FILL_BLOCKS,
+            Kind::Copy(_) => COPY_BLOCKS,
+            _ => MAX_REQUEST_BLOCKS,
+        };
         let blocks = u32::try_from(left).unwrap_or(u32::MAX).min(most);
         let at = self.work.submitted;
         let Some(op) = self.part(at, blocks) else {
             self.fail(Outcome::Failed(Fault::Internal));
             return None;
         };
-        let number = self.work.next_number;
-        self.work.next_number = number.wrapping_add(1) & PART_MASK;
+        let number = self.work.take_number();
         self.work.submitted = at.saturating_add(u64::from(blocks));
         self.work.out += 1;
         if let Some(part) = self.work.parts.get_mut(slot) {
-            *part = Part { number, at, blocks, open: true };
+            *part = Part { number, at, blocks, open: true, ..Part::NONE };
         }
-        Some(BackendRequest { id: RequestId(token | u64::from(number)), volume: self.volume, op })
+        let volume = if let Kind::Copy(copying) = self.work.kind { copying.source } else { self.volume };
+        Some(BackendRequest { id: RequestId(token | u64::from(number)), volume, op })
+    }
+
+    /// The write of a part that was read.
+    fn next_copied(&mut self, copying: Copying, token: u64) -> Option<BackendRequest> {
+        let slot = self.work.parts.iter().position(|part| part.read.is_some())?;
+        let number = self.work.take_number();
+        let part = self.work.parts.get_mut(slot)?;
+        let data = part.read.take()?;
+        let lba = Lba(copying.to.0.saturating_add(part.at));
+        (part.number, part.open, part.writes) = (number, true, true);
+        self.work.out += 1;
+        let op = BackendOp::Write { lba, data, fua: false };
+        Some(BackendRequest { id: RequestId(token | u64::from(number)), volume: copying.destination, op })
     }
 
     /// The request for `blocks` blocks at `at` of the extent.
@@ -238,7 +334,9 @@ impl Running {
             self.data_out.as_ref()?.slice(begin..begin.checked_add(bytes_of(u64::from(blocks))?)?)
         };
         Some(match self.work.kind {
-            Kind::Read | Kind::Verify | Kind::Compare | Kind::CompareFill => BackendOp::Read { lba, blocks },
+            Kind::Read | Kind::Verify | Kind::Compare | Kind::CompareFill | Kind::Copy(_) => {
+                BackendOp::Read { lba, blocks }
+            }
             Kind::Write { fua } => BackendOp::Write { lba, data: data_out()?, fua },
             Kind::Fill => {
                 let data = self.work.pattern.as_ref()?.slice(0..bytes_of(u64::from(blocks))?)?;
@@ -265,7 +363,7 @@ impl Running {
             return;
         };
         part.open = false;
-        let part = *part;
+        let part = part.clone();
         self.work.out = self.work.out.saturating_sub(1);
         let lba = Lba(self.work.extent.lba.0.saturating_add(part.at));
         match reply {
@@ -274,6 +372,8 @@ impl Running {
             Reply::Miscompare(offset_bytes) => self.fail(Outcome::Miscompare { offset_bytes }),
             Reply::Medium => self.fail(Outcome::Failed(match self.work.kind {
                 Kind::Read | Kind::Verify | Kind::Compare | Kind::CompareFill => Fault::Unreadable(lba),
+                Kind::Copy(_) if !part.writes => Fault::Unreadable(lba),
+                Kind::Copy(copying) => Fault::Unwritable(Lba(copying.to.0.saturating_add(part.at))),
                 _ => Fault::Unwritable(lba),
             })),
             Reply::OutOfSpace => self.fail(Outcome::Failed(Fault::OutOfSpace)),
@@ -308,6 +408,15 @@ impl Running {
                     }
                 }
             },
+            // Nothing is written once the copy has failed or was stopped.
+            Kind::Copy(_) if matches!(self.work.outcome, Outcome::Done) => {
+                let number = part.number;
+                if let Some(part) =
+                    self.work.parts.iter_mut().find(|part| part.number == number && !part.open)
+                {
+                    part.read = Some(data);
+                }
+            }
             Kind::Compare => {
                 let expected =
                     self.data_out.as_ref().and_then(|out| out.slice(begin..begin.checked_add(data.len())?));

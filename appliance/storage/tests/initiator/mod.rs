@@ -119,6 +119,12 @@ impl Initiator {
         self.finish(tag, data).await.expect("a response")
     }
 
+    /// Likewise, at another unit.
+    pub async fn run_at(&mut self, lun: u8, cdb: [u8; 16], data: &[u8]) -> Done {
+        let tag = self.start(cdb, lun, 0, data).await;
+        self.finish(tag, data).await.expect("a response")
+    }
+
     /// Serves a command until its response; `None` when the connection ended.
     pub async fn finish(&mut self, tag: u32, out: &[u8]) -> Option<Done> {
         let mut data = Vec::new();

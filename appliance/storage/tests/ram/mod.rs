@@ -46,6 +46,16 @@ impl RamBackend {
         }
     }
 
+    /// Those that wait and are wanted are done now; answers how many.
+    pub fn release(&self, wanted: impl Fn(&BackendOp) -> bool) -> usize {
+        let (now, later) = self.held.take().into_iter().partition(|request| wanted(&request.op));
+        self.held.replace(later);
+        let now: VecDeque<BackendRequest> = now;
+        let count = now.len();
+        now.into_iter().for_each(|request| self.answer(request));
+        count
+    }
+
     /// Every request is answered "not served" from now on.
     pub fn refuse(&self) {
         self.refusing.set(true);
