@@ -20,6 +20,7 @@ mod capacity;
 mod cdb;
 mod command;
 mod compare;
+mod copy;
 mod diagnostic;
 mod identity;
 mod inquiry;
