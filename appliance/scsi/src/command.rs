@@ -2,7 +2,7 @@
 
 use crate::sense::Sense;
 use alloc::{boxed::Box, vec::Vec};
-use base::{Lba, Reservations, VolumeId};
+use base::{Lba, Reservations};
 
 /// One I_T nexus (a session), as the transport names it. Unique while the target lives, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,18 +115,6 @@ pub enum Operation {
     Provisioning(Extent),
     /// Abort every task of these nexuses on this logical unit and wait until each has settled (PREEMPT AND ABORT).
     AbortTasks(Vec<NexusId>),
-    /// Copy the extent of one volume to another place, there or on another volume, piece by piece: each is read, then written.
-    /// Both lie within their capacity and do not overlap.
-    Copy {
-        /// The volume that is read.
-        source: VolumeId,
-        /// What is read.
-        extent: Extent,
-        /// The volume that is written.
-        destination: VolumeId,
-        /// Where the extent begins there.
-        to: Lba,
-    },
     /// Have the cluster commit this state of the unit's persistent reservations (S15). [`Outcome::Done`] once it is
     /// committed; [`Fault::Contended`] if another state was.
     Reserve(Box<Reservations>),
@@ -189,11 +177,6 @@ pub enum Continuation {
     },
     /// GET LBA STATUS: the state of the first blocks.
     LbaStatus,
-    /// EXTENDED COPY: segments before this one are done.
-    Copy {
-        /// Index of the next segment descriptor.
-        next: u16,
-    },
     /// PERSISTENT RESERVE OUT: the unit's change of that number.
     Reserve {
         /// Which change.

@@ -46,7 +46,7 @@ fn standard(peripheral: u8) -> Vec<u8> {
     out.u8(6); // SPC-4
     out.u8(0x12); // HISUP, response data format 2
     out.u8(91); // additional length
-    out.u8(0x10 | 0x08); // TPGS: implicit asymmetric access; 3PC
+    out.u8(0x10); // TPGS: implicit asymmetric access
     out.u8(0);
     out.u8(0x02); // CMDQUE
     out.bytes(VENDOR).bytes(PRODUCT).bytes(REVISION);
@@ -66,7 +66,7 @@ mod tests {
         let mut bench = Bench::ready();
         let data = bench.data_in(&[0x12, 0, 0, 0, 255, 0]);
         assert_eq!(data.len(), 96);
-        assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 0x18, 0, 2]);
+        assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 0x10, 0, 2]);
         assert_eq!(&data[8..36], b"FUTAGO  MIRROR          1   ");
         assert_eq!(data[58..66], [0x00, 0xa0, 0x09, 0x60, 0x04, 0x60, 0x04, 0xc0]);
     }

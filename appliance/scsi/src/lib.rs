@@ -20,7 +20,6 @@ mod capacity;
 mod cdb;
 mod command;
 mod compare;
-mod copy;
 mod diagnostic;
 mod identity;
 mod inquiry;

@@ -32,8 +32,6 @@ pub(crate) enum Handler {
     /// The target, with or without a logical unit at the LUN. These three commands also leave unit attentions pending
     /// (SAM-5 §5.14): INQUIRY, REPORT LUNS, REQUEST SENSE.
     Target(fn(&mut Target, &Command<'_>, &Cdb) -> Result<Step, Sense>),
-    /// The target, behind the same checks as a command of a logical unit.
-    Routed(fn(&mut Target, &Command<'_>, &Cdb) -> Result<Step, Sense>),
     /// A logical unit.
     Unit(fn(&mut Call<'_>) -> Result<Step, Sense>),
 }

@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(ask(2, 0x9e, 0x10).data_in[..6], [0, 3, 0, 16, 0x9e, 0x10]);
         assert_eq!(ask(3, 0x9e, 0x10).data_in[..6], [0, 3, 0, 16, 0x9e, 0x10]);
         assert_eq!(ask(0x81, 0, 0).data_in.len(), 4 + 6 + 12);
-        for (option, code, action) in [(1, 0x85, 0), (2, 0x9e, 0x1f), (3, 0x28, 1), (2, 0x85, 0)] {
+        for (option, code, action) in [(1, 0x83, 0), (2, 0x9e, 0x1f), (3, 0x28, 1), (2, 0x83, 0)] {
             assert_eq!(ask(option, code, action).data_in, [0, 1, 0, 0], "{option} {code:x}");
         }
         for (option, code) in [(1, 0x9e), (2, 0x28), (4, 0x28)] {

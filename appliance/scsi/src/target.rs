@@ -7,13 +7,12 @@ use crate::cdb::Cdb;
 use crate::command::{
     Command, Continuation, DataIn, Fault, NexusId, Operation, Outcome, Response, Status, Step,
 };
-use crate::copy::CopyResults;
 use crate::identity::{InitiatorPort, TargetPort};
 use crate::opcode::{Handler, Opcode};
 use crate::persistent::PersistentState;
 use crate::sense::{Asc, Sense, SenseKey};
 use crate::unit::{LogicalUnit, UnitConfig};
-use crate::{copy, lun, persistent_out, provisioning, verify};
+use crate::{lun, persistent_out, provisioning, verify};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use base::Reservations;
@@ -24,7 +23,6 @@ pub struct Target {
     pub(crate) port: TargetPort,
     pub(crate) nexuses: BTreeMap<NexusId, InitiatorPort>,
     pub(crate) units: BTreeMap<u16, LogicalUnit>,
-    pub(crate) copies: CopyResults,
 }
 
 /// A command that has reached its logical unit.
@@ -39,7 +37,7 @@ impl Target {
     /// A target without logical units.
     #[must_use]
     pub fn new(port: TargetPort) -> Self {
-        Self { port, nexuses: BTreeMap::new(), units: BTreeMap::new(), copies: CopyResults::default() }
+        Self { port, nexuses: BTreeMap::new(), units: BTreeMap::new() }
     }
 
     /// The logical unit at `lun`.
@@ -104,7 +102,6 @@ impl Target {
     /// The session is gone: its SCSI-2 reservations end, its registrations stay.
     pub fn detach(&mut self, nexus: NexusId) {
         self.nexuses.remove(&nexus);
-        self.copies.forget(nexus);
         self.units.values_mut().for_each(|unit| unit.detach(nexus));
     }
 
@@ -166,7 +163,7 @@ impl Target {
         unit.check_medium(opcode.medium)?;
         match opcode.handler {
             Handler::Unit(run) => run(&mut Call { command, cdb: *cdb, unit, nexuses: &self.nexuses }),
-            Handler::Target(run) | Handler::Routed(run) => run(self, command, cdb),
+            Handler::Target(run) => run(self, command, cdb),
         }
     }
 
@@ -184,7 +181,7 @@ impl Target {
         continuation: Continuation,
         outcome: Outcome,
     ) -> Result<Step, Sense> {
-        if !matches!(continuation, Continuation::Reserve { .. } | Continuation::Copy { .. }) {
+        if !matches!(continuation, Continuation::Reserve { .. }) {
             check_outcome(outcome)?;
         }
         let unit = lun::decode(command.lun).and_then(|number| self.units.get_mut(&number));
@@ -192,9 +189,6 @@ impl Target {
         let (Some(unit), Some(cdb)) = (unit, Cdb::new(command.cdb)) else {
             return Err(Sense::new(SenseKey::AbortedCommand, Asc::REPORTED_LUNS_CHANGED));
         };
-        if let Continuation::Copy { next } = continuation {
-            return copy::copied(self, command, &cdb, next, outcome);
-        }
         let mut call = Call { command, cdb, unit, nexuses: &self.nexuses };
         match continuation {
             Continuation::Finish => Ok(Step::Done(Response::good())),
@@ -205,7 +199,6 @@ impl Target {
             })),
             Continuation::VerifyWritten => verify::verify_written(&mut call),
             Continuation::Unmap { next } => provisioning::unmap_from(&mut call, next),
-            Continuation::Copy { .. } => Ok(Call::good()),
             Continuation::LbaStatus => provisioning::lba_status(&mut call, outcome),
             Continuation::Reserve { change } => {
                 let changing = call.unit.changing.take_if(|changing| changing.number == change);
@@ -327,8 +320,7 @@ mod tests {
     #[test]
     fn unknown_commands() {
         let mut bench = Bench::ready();
-        bench.refused(&[0x84; 16], 0x5, (0x24, 0), Some((1, Some(4))));
-        bench.refused(&[0x85; 16], 0x5, (0x20, 0), None);
+        bench.refused(&[0x83; 16], 0x5, (0x20, 0), None);
         bench.refused(&[0x7f; 32], 0x5, (0x20, 0), None);
         bench.refused(&[], 0x5, (0x20, 0), None);
         bench.refused(
@@ -338,7 +330,7 @@ mod tests {
             Some((1, Some(4))),
         );
         assert_eq!(command_name(&READ), Some("READ (10)"));
-        assert_eq!(command_name(&[0x85]), None);
+        assert_eq!(command_name(&[0x83]), None);
     }
 
     #[test]

@@ -76,13 +76,6 @@ impl RamBackend {
             Operation::OrWrite { extent, .. } => {
                 self.bytes[bytes(*extent)].iter_mut().zip(data_out).for_each(|(to, from)| *to |= from);
             }
-            Operation::Copy { source, extent, destination, to } => {
-                let range = bytes(*extent);
-                let place = bytes(Extent { lba: *to, blocks: extent.blocks });
-                if (*source, *destination) == (VolumeId(10), VolumeId(10)) {
-                    self.bytes.copy_within(range, place.start);
-                }
-            }
             Operation::Reserve(state) => {
                 state.check().unwrap();
                 assert_eq!(state.revision, self.committed.as_ref().map_or(0, |old| old.revision) + 1);

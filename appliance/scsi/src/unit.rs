@@ -157,11 +157,6 @@ impl LogicalUnit {
         }
     }
 
-    /// Whether reservations of others leave such an access to the nexus, whatever unit its command was sent to.
-    pub(crate) fn grants(&self, nexus: NexusId, port: Option<&InitiatorPort>, access: Access) -> bool {
-        !self.reserved.is_held_by_other(nexus) && self.persistent.allows(port, access)
-    }
-
     /// Whether reservations of others leave this command to the nexus; else RESERVATION CONFLICT.
     pub(crate) fn reservations_allow(
         &self,
@@ -179,8 +174,8 @@ impl LogicalUnit {
         match rights {
             Rights::Always => true,
             Rights::PastPersistent => mine,
-            Rights::Read => self.grants(nexus, port, Access::Read),
-            Rights::Write | Rights::StartStop => self.grants(nexus, port, Access::Write),
+            Rights::Read => mine && self.persistent.allows(port, Access::Read),
+            Rights::Write | Rights::StartStop => mine && self.persistent.allows(port, Access::Write),
             Rights::Persistent => !self.reserved.is_held(),
             Rights::Scsi2 => !self.persistent.has_registrations(),
         }

@@ -19,11 +19,6 @@ impl UnitAttentions {
         self.pending.insert(nexus, Vec::from([Asc::POWER_ON_OR_RESET]));
     }
 
-    /// Whether the unit exists for the nexus.
-    pub(crate) fn is_attached(&self, nexus: NexusId) -> bool {
-        self.pending.contains_key(&nexus)
-    }
-
     /// The nexus is gone.
     pub(crate) fn detach(&mut self, nexus: NexusId) {
         self.pending.remove(&nexus);
