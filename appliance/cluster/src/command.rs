@@ -4,6 +4,8 @@ use alloc::{format, string::String, vec::Vec};
 use base::{ByteCount, ClusterId, Epoch, NodeId, Proposal, ReservationProposal, VolumeId};
 use control::api::Answer;
 use control::link::Member;
+use control::names::Pattern;
+use control::targets::{Chap, Presentation};
 use core::fmt;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,25 @@ pub enum Command {
         size: ByteCount,
         /// Write-back cache (S1).
         write_back: bool,
+        /// How it is shown to initiators.
+        #[serde(default)]
+        presentation: Presentation,
+    },
+    /// A larger size is wanted: every copy makes room, then the primary proposes it (S22).
+    GrowVolume {
+        /// Its name.
+        name: String,
+        /// More than it has, a multiple of 4096 bytes, at most [`crate::MAX_VOLUME_BYTES`].
+        size: ByteCount,
+    },
+    /// A node can't make room for the wanted size: it is not wanted any more. If another one is, nothing changes.
+    EndGrowth {
+        /// Which volume.
+        volume: VolumeId,
+        /// The size that was wanted.
+        size: ByteCount,
+        /// A sentence that names the node, what it needs and what it has.
+        reason: String,
     },
     /// Delete a volume that no target shows.
     DeleteVolume {
@@ -68,6 +89,23 @@ pub enum Command {
         lun: u16,
         /// Name of a volume that no LUN shows yet.
         volume: String,
+        /// Writes are refused.
+        #[serde(default)]
+        read_only: bool,
+        /// Who sees it of those who may log in; empty: all of them.
+        #[serde(default)]
+        initiators: Vec<Pattern>,
+    },
+    /// Change how a LUN is shown; what is `None` stays.
+    ChangeLun {
+        /// The target.
+        iqn: String,
+        /// Which LUN.
+        lun: u16,
+        /// Writes are refused.
+        read_only: Option<bool>,
+        /// Who sees it; empty: all who may log in.
+        initiators: Option<Vec<Pattern>>,
     },
     /// Take a LUN away.
     UnmapLun {
@@ -75,6 +113,31 @@ pub enum Command {
         iqn: String,
         /// Which LUN.
         lun: u16,
+    },
+    /// Let initiators log in; with the first rule only those whom one covers.
+    AllowInitiator {
+        /// The target.
+        iqn: String,
+        /// Which initiators.
+        pattern: Pattern,
+    },
+    /// Take a rule back.
+    DenyInitiator {
+        /// The target.
+        iqn: String,
+        /// Which rule.
+        pattern: Pattern,
+        /// The last one too, which lets everyone in.
+        open: bool,
+    },
+    /// Set or remove CHAP of a target or of one of its rules.
+    SetChap {
+        /// The target.
+        iqn: String,
+        /// Which rule; `None`: the target.
+        pattern: Option<Pattern>,
+        /// `None`: no CHAP.
+        chap: Option<Chap>,
     },
 }
 

@@ -31,9 +31,12 @@ pub mod placement;
 pub mod promotion;
 mod reservations;
 mod state;
+mod targets;
 mod volume;
 mod voters;
 
 pub use command::{Command, Note, Outcome, Refusal, RefusalKind, Severity};
-pub use state::{ClusterIdentity, ClusterState, LastNumber, STATE_VERSION, StateError, VolumeEntry};
+pub use state::{
+    ClusterIdentity, ClusterState, LastNumber, MAX_VOLUME_BYTES, STATE_VERSION, StateError, VolumeEntry,
+};
 pub use voters::Voters;

@@ -2,7 +2,7 @@
 //! listens, the storage process dials and sends [`ToCluster::Hello`] first. Either side that loses the link dials or
 //! accepts anew; nothing is assumed to have arrived. While the link is down storage serves until its lease ends.
 
-use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use base::{
     ByteCount, ClusterId, CommittedReservations, Epoch, InstanceId, Monotonic, NodeId, Proposal,
     ReservationProposal, VolumeConfig, VolumeId,
@@ -11,6 +11,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::Timing;
+use crate::targets::{Presentation, Target};
 
 /// From the cluster manager to storage. Tagged from outside (`{"state": {…}}`): inside an internally tagged enum serde
 /// can't read back maps whose keys are numbers ([`Target::luns`]).
@@ -90,24 +91,19 @@ pub struct Member {
     pub certificate_sha256: String,
 }
 
-/// One volume: name and committed configuration.
+/// One volume: name, committed configuration, and what it is to become.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// Its name.
     pub name: String,
     /// What is committed.
     pub config: VolumeConfig,
+    /// A larger size that every copy is to have room for (S22).
+    pub wanted_size: Option<ByteCount>,
+    /// How it is shown to initiators.
+    pub presentation: Presentation,
     /// Its persistent reservations (S15). Whoever is primary in `config`'s epoch has the last of every epoch before.
     pub reservations: CommittedReservations,
-}
-
-/// One iSCSI target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    /// iSCSI qualified name.
-    pub iqn: String,
-    /// LUN → volume.
-    pub luns: BTreeMap<u16, VolumeId>,
 }
 
 /// Leases of this node's volumes. `sent_at` and the storage process's clock are the same `CLOCK_BOOTTIME`.
@@ -160,9 +156,21 @@ pub struct Report {
     /// Per volume.
     pub volumes: Vec<VolumeReport>,
     /// Sessions of initiators, all targets.
-    pub initiators: Vec<String>,
+    #[serde(default)]
+    pub sessions: Vec<SessionReport>,
     /// What an administrator must know, e.g. a refused disk: one sentence each.
     pub problems: Vec<String>,
+}
+
+/// An initiator that is logged in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// Its iSCSI name.
+    pub initiator: String,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// The target's iSCSI name.
+    pub target: String,
 }
 
 /// One replica, seen from its own node.
@@ -184,6 +192,19 @@ pub struct VolumeReport {
     pub resynced_total: ByteCount,
     /// Bytes that the activity log's extents cover at most: what a resync may move beside dirty blocks (S7).
     pub logged: ByteCount,
+    /// Size that the copy has room for, zeroed and durable (S22).
+    pub room: ByteCount,
+    /// It can't have room for a size that was wanted.
+    pub no_room: Option<NoRoom>,
+}
+
+/// A copy that can't grow (S22).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoRoom {
+    /// To this size.
+    pub size: ByteCount,
+    /// Why, without the node's name.
+    pub reason: String,
 }
 
 /// A resync, seen from its source.

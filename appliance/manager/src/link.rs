@@ -7,7 +7,7 @@
 //!   a refusal that rests on it.
 
 use crate::node::Node;
-use crate::proposals;
+use crate::{grow, proposals};
 use base::{InstanceId, NodeId, ProposalId, VolumeId};
 use cluster::{Command, Outcome};
 use control::link::{CommittedState, Report, ToCluster, ToStorage};
@@ -234,11 +234,14 @@ async fn listen(
                 let key = Key { volume: proposal.volume, number: proposal.id.number, reservations: true };
                 propose(node, connection, key, proposal.id, Command::Reserve(proposal));
             }
-            ToCluster::Report(report) => match node.storage.take_report(connection, report) {
-                Some(true) => node.heart.wake(),
-                Some(false) => {}
-                None => anyhow::bail!("another storage process took its place"),
-            },
+            ToCluster::Report(report) => {
+                grow::give_up(node, &report);
+                match node.storage.take_report(connection, report) {
+                    Some(true) => node.heart.wake(),
+                    Some(false) => {}
+                    None => anyhow::bail!("another storage process took its place"),
+                }
+            }
             ToCluster::HandOverFailed { volume, reason } => node.storage.hand_over_failed(volume, reason),
         }
     }

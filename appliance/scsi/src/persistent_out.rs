@@ -270,7 +270,7 @@ mod tests {
         bench.conflicts(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
         let port = crate::InitiatorPort { name: "iqn.2026-01.test:a".into(), isid: [0x80, 0, 0, 0, 0, 1] };
         bench.nexus = crate::NexusId(77);
-        bench.target.attach(bench.nexus, port);
+        bench.target.attach(bench.nexus, port, |_| true);
         bench.refused(&[0; 6], 0x6, (0x29, 0), None);
         bench.good(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
     }

@@ -134,9 +134,9 @@ impl Bench {
         config.thin = true;
         configure(&mut config);
         let mut target = Target::new(TargetPort { iqn: "iqn.2026-01.test:t".into() });
-        target.map(0, config);
+        target.map(0, config, |_| true);
         for (nexus, name) in [(A, "iqn.2026-01.test:a"), (B, "iqn.2026-01.test:b")] {
-            target.attach(nexus, InitiatorPort { name: name.into(), isid: [0x80, 0, 0, 0, 0, 1] });
+            target.attach(nexus, InitiatorPort { name: name.into(), isid: [0x80, 0, 0, 0, 0, 1] }, |_| true);
         }
         let blocks = usize::try_from(BLOCKS).unwrap();
         let ram = RamBackend {

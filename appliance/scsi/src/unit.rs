@@ -81,6 +81,33 @@ impl LogicalUnit {
         self.attentions.attach(nexus);
     }
 
+    /// Whether the unit exists for `nexus`; else it is masked from it.
+    pub(crate) fn is_visible_to(&self, nexus: NexusId) -> bool {
+        self.attentions.is_attached(nexus)
+    }
+
+    /// Other values behind the same identity. What initiators set on the unit stays; each learns what changed.
+    pub(crate) fn reconfigure(&mut self, config: UnitConfig) {
+        let old = core::mem::replace(&mut self.config, config);
+        let new = &self.config;
+        let mut tell = |changed: bool, asc| {
+            if changed {
+                self.attentions.establish_all(asc, None);
+            }
+        };
+        // SBC-3 §4.6: whatever READ CAPACITY tells.
+        let capacity = |unit: &UnitConfig| (unit.blocks, unit.physical_4k, unit.thin);
+        tell(capacity(&old) != capacity(new), Asc::CAPACITY_CHANGED);
+        // SPC-4 §7.5: WP in the mode parameter header, WCE in the caching page.
+        tell(
+            (old.read_only, old.write_back) != (new.read_only, new.write_back),
+            Asc::MODE_PARAMETERS_CHANGED,
+        );
+        // The pages 86h, B0h and B2h.
+        let pages = |unit: &UnitConfig| (unit.physical_4k, unit.thin, unit.write_back);
+        tell(pages(&old) != pages(new), Asc::INQUIRY_DATA_CHANGED);
+    }
+
     /// A nexus went: an I_T nexus loss ends its SCSI-2 reservation (SPC-2 §5.5.1).
     pub(crate) fn detach(&mut self, nexus: NexusId) {
         self.attentions.detach(nexus);

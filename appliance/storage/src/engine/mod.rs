@@ -33,7 +33,7 @@ use replication::Options;
 use tokio::sync::mpsc;
 
 use self::moving::{Move, Moves};
-use self::opening::{Opened, Opener};
+use self::opening::{Grown, Opened, Opener};
 use self::requests::Requests;
 use self::reservations::ReservationRequests;
 use self::ring::Operations;
@@ -55,6 +55,8 @@ pub(crate) enum Input {
     Initiator(InitiatorEvent),
     /// A volume was opened or formatted in the background, or could not be.
     Opened(Box<Opened>),
+    /// A copy got more room in the background, or could not (S22).
+    Grown(Box<Grown>),
     /// End cleanly.
     Stop,
 }
@@ -161,6 +163,8 @@ impl Engine {
         self.run_timers();
         self.repeat_reservations();
         self.look_after_volumes();
+        self.make_room();
+        self.show_sizes();
         self.update_portal();
         self.execute_all();
         self.report_if_due();
@@ -175,6 +179,7 @@ impl Engine {
             Input::Peer(event) => self.handle_peer(event),
             Input::Initiator(event) => self.handle_initiator(event),
             Input::Opened(opened) => self.handle_opened(*opened),
+            Input::Grown(grown) => self.handle_grown(*grown),
             Input::Stop => self.handle_stop(),
         }
     }

@@ -193,6 +193,8 @@ mod tests {
                 size: ByteCount::mib(1),
                 write_back: false,
             },
+            wanted_size: None,
+            presentation: control::targets::Presentation::default(),
             reservations: CommittedReservations::default(),
         }
     }

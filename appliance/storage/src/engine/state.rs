@@ -72,7 +72,9 @@ impl Engine {
                     if open.config.in_sync == open.config.replicas {
                         open.forget_passing_problems();
                     }
+                    open.wanted_size = volume.wanted_size;
                     open.replica.handle_config(clock::now(), &volume.config);
+                    open.replica.handle_wanted(clock::now(), volume.wanted_size);
                 }
                 None => self.opener.open(volume),
             }
@@ -84,7 +86,7 @@ impl Engine {
                 None => self.opener.free(*id),
             }
         }
-        self.portal.set_targets(&state);
+        self.portal.set_targets(&state, |id| Some(self.volumes.get(&id)?.replica.size()));
         self.settle_reservations(&state);
         self.state = Some(state);
     }
