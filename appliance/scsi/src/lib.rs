@@ -24,6 +24,7 @@ mod diagnostic;
 mod identity;
 mod inquiry;
 mod limits;
+mod log;
 pub mod lun;
 mod mode;
 mod opcode;
