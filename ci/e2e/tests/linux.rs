@@ -70,10 +70,6 @@ fn the_kernels_initiator_passes_every_check_through_a_failover() {
     demo.start_node(&victim).unwrap();
     let result = machine.wait_line("INITIATOR result", Duration::from_secs(120)).unwrap();
     println!("linux: {result}");
-    assert!(
-        result.contains(" thin=yes "),
-        "the demo's volume takes UNMAP, so sg_unmap and fstrim must run: {result}"
-    );
     assert!(machine.wait_off(Duration::from_secs(60)).unwrap().success());
     demo.wait_healthy(HEALTHY).unwrap();
     demo.stop().unwrap();
