@@ -1,4 +1,4 @@
-//! TEST UNIT READY, REQUEST SENSE, START STOP UNIT, LOG SENSE, READ DEFECT DATA.
+//! TEST UNIT READY, REQUEST SENSE, START STOP UNIT, READ DEFECT DATA.
 
 use crate::cdb::Cdb;
 use crate::command::{Command, Operation, Response, Step};
@@ -44,26 +44,6 @@ pub(crate) fn start_stop(call: &mut Call<'_>) -> Result<Step, Sense> {
         return Ok(Call::good());
     }
     Ok(Call::finish_with(Operation::Flush))
-}
-
-/// LOG SENSE: page 00h alone, which lists itself.
-pub(crate) fn log_sense(call: &mut Call<'_>) -> Result<Step, Sense> {
-    if call.cdb.byte(1) & 0x01 != 0 {
-        return Err(Sense::invalid_cdb_bit(1, 0)); // SP
-    }
-    if call.cdb.byte(1) & 0x02 != 0 {
-        return Err(Sense::invalid_cdb_bit(1, 1)); // PPC
-    }
-    if call.cdb.byte(2) & 0x3f != 0 {
-        return Err(Sense::invalid_cdb_bit(2, 5));
-    }
-    let bytes: &[u8] = match call.cdb.byte(3) {
-        0x00 => &[0x00, 0x00, 0, 1, 0x00],
-        // Supported pages and subpages.
-        0xff => &[0x40, 0xff, 0, 4, 0x00, 0x00, 0x00, 0xff],
-        _ => return Err(Sense::invalid_cdb_byte(3)),
-    };
-    Ok(Call::parameters(bytes.to_vec(), u64::from(call.cdb.u16(7))))
 }
 
 /// READ DEFECT DATA (10): both lists are empty, in whichever format.
@@ -117,17 +97,6 @@ mod tests {
         bench.good(&[0; 6], &[]);
         bench.refused(&[0x1b, 0, 0, 0, 2, 0], 0x5, (0x24, 0), Some((4, Some(1))));
         bench.refused(&[0x1b, 0, 0, 0, 0x11, 0], 0x5, (0x24, 0), Some((4, Some(7))));
-    }
-
-    #[test]
-    fn log_sense_lists_its_pages() {
-        let mut bench = Bench::ready();
-        assert_eq!(bench.data_in(&[0x4d, 0, 0x40, 0, 0, 0, 0, 0, 255, 0]), [0, 0, 0, 1, 0]);
-        assert_eq!(
-            bench.data_in(&[0x4d, 0, 0x40, 0xff, 0, 0, 0, 0, 255, 0]),
-            [0x40, 0xff, 0, 4, 0, 0, 0, 0xff]
-        );
-        bench.refused(&[0x4d, 0, 0x4d, 0, 0, 0, 0, 0, 255, 0], 0x5, (0x24, 0), Some((2, Some(5))));
     }
 
     #[test]

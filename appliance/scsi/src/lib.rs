@@ -27,6 +27,7 @@ mod diagnostic;
 mod identity;
 mod inquiry;
 mod limits;
+mod log;
 pub mod lun;
 mod mode;
 mod opcode;

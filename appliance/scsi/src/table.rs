@@ -2,7 +2,7 @@
 
 use crate::opcode::{Available, Data, Handler, Medium, Opcode, Rights};
 use crate::{
-    capacity, compare, copy, diagnostic, inquiry, mode, persistent_in, persistent_out, provisioning,
+    capacity, compare, copy, diagnostic, inquiry, log, mode, persistent_in, persistent_out, provisioning,
     read_write, report, reservation_scsi2, verify,
 };
 
@@ -75,7 +75,7 @@ table! {
     0x42, "UNMAP", List16(7), Write, Modified, Thin;
         Unit provisioning::unmap; [0x42 0x01 0x00 0x00 0x00 0x00 0x3f 0xff 0xff 0x04];
     0x4d, "LOG SENSE", In16(7), Always, Unneeded, Always;
-        Unit diagnostic::log_sense; [0x4d 0x03 0xff 0xff 0x00 0xff 0xff 0xff 0xff 0x04];
+        Unit log::log_sense; [0x4d 0x03 0xff 0xff 0x00 0xff 0xff 0xff 0xff 0x04];
     0x55, "MODE SELECT (10)", List16(7), Write, Unneeded, Always;
         Unit mode::select10; [0x55 0x11 0x00 0x00 0x00 0x00 0x00 0xff 0xff 0x04];
     0x56, "RESERVE (10)", None, Scsi2, Needed, Always;
