@@ -6,6 +6,7 @@
 //! - [`lease`]: the right to serve (S5): the voter's side, the asker's side, and the storage process's guard.
 //! - [`liveness`]: who is heard, and who hears.
 //! - [`promotion`]: when this node proposes itself as primary (S3, S6), and what a hand-over request means.
+//! - [`placement`]: how volumes that are served by different nodes come together again.
 //!
 //! Flow: storage and console ask → the manager proposes a [`Command`] → Raft commits → `apply` on every voter →
 //! [`Outcome`] to whoever asked, the new state to every storage process. Beside it, every `renew`, each node sends a
@@ -26,6 +27,7 @@ mod apply;
 mod command;
 pub mod lease;
 pub mod liveness;
+pub mod placement;
 pub mod promotion;
 mod state;
 mod volume;

@@ -29,6 +29,8 @@ pub enum ToStorage {
     },
     /// The proposal was refused for a reason other than the epoch; it will not be applied.
     Refused {
+        /// Of which volume: each counts its own proposals.
+        volume: VolumeId,
         /// Its number.
         number: u64,
         /// Why, for the log.

@@ -6,6 +6,7 @@
 //! - This node's own vote goes the same way as any other.
 
 use crate::clock;
+use crate::hand_over;
 use crate::messages::{Request, Response};
 use crate::node::Node;
 use crate::proposals;
@@ -13,7 +14,9 @@ use base::{InstanceId, Monotonic, NodeId, VolumeId};
 use cluster::Command;
 use cluster::lease::{Holder, LeaseAnswer, LeaseRequest, LogView, Voter};
 use cluster::liveness::Liveness;
+use cluster::placement::Placement;
 use cluster::promotion::{Policy, View};
+use control::api::Answer;
 use control::link::{Lease, Report, ToStorage};
 use control::settings::Timing;
 use std::collections::BTreeMap;
@@ -32,6 +35,7 @@ struct Inner {
     holder: Holder,
     liveness: Liveness,
     policy: Policy,
+    placement: Placement,
     reports: BTreeMap<NodeId, Report>,
     told: Option<Lease>,
 }
@@ -53,6 +57,7 @@ impl Heart {
             holder: Holder::new(me, incarnation, timing),
             liveness: Liveness::new(timing, clock::now().boot),
             policy: Policy::new(me, timing),
+            placement: Placement::new(me, timing),
             reports: BTreeMap::new(),
             told: None,
         };
@@ -108,7 +113,7 @@ fn beat(node: &Arc<Node>) {
     }
     let (instance, report) = node.storage.current();
     let volumes = served_by(&applied.state, node.me, instance);
-    let (requests, proposals) = {
+    let (requests, proposals, gathering) = {
         let mut guard = node.heart.lock();
         let inner = &mut *guard;
         let now = clock::now();
@@ -129,8 +134,11 @@ fn beat(node: &Arc<Node>) {
             peers: &inner.reports,
         };
         let proposals = inner.policy.poll(view);
-        (requests, proposals)
+        (requests, proposals, inner.placement.poll(now.boot, &applied.state))
     };
+    if let Some((volume, to)) = gathering {
+        gather(node, &applied.state, volume, to);
+    }
     for (to, lease) in requests {
         let (node, report) = (node.clone(), report.clone());
         tokio::spawn(async move { ask(&node, to, lease, report).await });
@@ -147,6 +155,19 @@ fn beat(node: &Arc<Node>) {
             }
         });
     }
+}
+
+/// Hands this node's volumes over to the node that serves the others.
+fn gather(node: &Arc<Node>, state: &cluster::ClusterState, volume: VolumeId, to: NodeId) {
+    let Some(entry) = state.volumes.get(&volume) else { return };
+    let (node, volume, to) = (node.clone(), entry.name.clone(), state.name_of(to));
+    tracing::info!(volume, to, "volumes are served by two nodes: handing over");
+    tokio::spawn(async move {
+        match hand_over::run(&node, &volume, Some(&to)).await {
+            Answer::Done => {}
+            other => tracing::warn!(?other, volume, to, "not handed over"),
+        }
+    });
 }
 
 /// The volumes that the committed state gives to this node's present storage process (S6).

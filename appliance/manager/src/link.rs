@@ -42,8 +42,8 @@ struct Session {
     out: mpsc::Sender<ToStorage>,
     told: Option<CommittedState>,
     report: Option<Report>,
-    /// Proposals under way: storage repeats them until they are decided.
-    proposed: BTreeSet<u64>,
+    /// Proposals under way: storage repeats them until they are decided. Each volume counts its own.
+    proposed: BTreeSet<(VolumeId, u64)>,
 }
 
 impl Session {
@@ -136,22 +136,22 @@ impl StorageLink {
         }
     }
 
-    /// Whether the proposal `number` has to be started: it is not under way yet.
-    fn begin(&self, connection: u64, number: u64) -> bool {
+    /// Whether the proposal `number` of `volume` has to be started: it is not under way yet.
+    fn begin(&self, connection: u64, volume: VolumeId, number: u64) -> bool {
         let mut inner = self.lock();
         let session = inner.session.as_mut().filter(|session| session.connection == connection);
-        session.is_some_and(|session| session.proposed.insert(number))
+        session.is_some_and(|session| session.proposed.insert((volume, number)))
     }
 
-    /// The proposal `number` is not under way any more; `refused` tells storage why.
-    fn end(&self, connection: u64, number: u64, refused: Option<String>) {
+    /// The proposal `number` of `volume` is not under way any more; `refused` tells storage why.
+    fn end(&self, connection: u64, volume: VolumeId, number: u64, refused: Option<String>) {
         let mut inner = self.lock();
         let Some(session) = inner.session.as_mut().filter(|session| session.connection == connection) else {
             return;
         };
-        session.proposed.remove(&number);
+        session.proposed.remove(&(volume, number));
         if let Some(reason) = refused
-            && !session.send(ToStorage::Refused { number, reason })
+            && !session.send(ToStorage::Refused { volume, number, reason })
         {
             inner.session = None;
         }
@@ -243,13 +243,13 @@ async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<ToStorage>)
 
 /// Has the voters decide on what storage proposes. Storage learns the result from the next state, a refusal from us.
 fn propose(node: &Arc<Node>, connection: u64, proposal: Proposal) {
-    let number = proposal.id.number;
+    let (volume, number) = (proposal.volume, proposal.id.number);
     let own = proposal.id.proposer == node.me && node.storage.current().0 == Some(proposal.id.instance);
     if !own {
-        node.storage.end(connection, number, Some("not this storage process's own proposal".into()));
+        node.storage.end(connection, volume, number, Some("not this storage process's own proposal".into()));
         return;
     }
-    if !node.storage.begin(connection, number) {
+    if !node.storage.begin(connection, volume, number) {
         return;
     }
     let node = node.clone();
@@ -267,6 +267,26 @@ fn propose(node: &Arc<Node>, connection: u64, proposal: Proposal) {
             Err(_) => None,
         };
         node.tell_storage();
-        node.storage.end(connection, number, refused);
+        node.storage.end(connection, volume, number, refused);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each volume's replica counts its proposals from 1: losing a peer makes all of them propose under the same number.
+    #[test]
+    fn proposals_of_two_volumes_under_one_number_are_two() {
+        let link = StorageLink::default();
+        let (out, mut told) = mpsc::channel(QUEUE);
+        let connection = link.open(InstanceId(5), out);
+        let (one, other) = (VolumeId(1), VolumeId(2));
+        assert!(link.begin(connection, one, 7) && link.begin(connection, other, 7));
+        assert!(!link.begin(connection, one, 7), "repeated while it is under way");
+        link.end(connection, one, 7, Some("no".into()));
+        let refused = ToStorage::Refused { volume: one, number: 7, reason: "no".into() };
+        assert_eq!(told.try_recv().ok(), Some(refused));
+        assert!(link.begin(connection, one, 7) && !link.begin(connection, other, 7));
+    }
 }

@@ -3,6 +3,7 @@
 use crate::heartbeat::Pulse;
 use crate::node::Node;
 use base::{ByteCount, NodeId};
+use cluster::placement::{gathering_node, is_parted};
 use cluster::{ClusterState, VolumeEntry};
 use control::api::{
     ClusterStatus, LunStatus, MemberStatus, ResyncStatus, Status, TargetStatus, VolumeState, VolumeStatus,
@@ -171,6 +172,17 @@ impl View<'_> {
                 problems
                     .push(format!("The storage process of {} does not run.", self.state.name_of(data_node)));
             }
+        }
+        if is_parted(self.state) {
+            let cure = match gathering_node(self.state) {
+                Some(node) => {
+                    format!("they are about to be brought together on {}", self.state.name_of(node))
+                }
+                None => "they come together when one node has all of them in sync".into(),
+            };
+            problems.push(format!(
+                "Volumes are served by different nodes, and hosts reach those of one only; {cure}."
+            ));
         }
         for (node, report) in self.reports {
             let name = self.state.name_of(*node);

@@ -281,6 +281,8 @@ pub enum Problem {
         /// Metadata (else data).
         metadata: bool,
     },
+    /// The disk does not answer; the copy is not used while that lasts, if another one is in sync (S11).
+    DiskHangs,
     /// The disk failed to read here.
     DiskReadFailed {
         /// Offset in the data area, bytes.
@@ -303,6 +305,7 @@ impl fmt::Display for Problem {
         match self {
             Self::DiskWriteFailed { metadata: true } => f.write_str("disk failed to write replica metadata"),
             Self::DiskWriteFailed { metadata: false } => f.write_str("disk failed to write data"),
+            Self::DiskHangs => f.write_str("disk does not answer"),
             Self::DiskReadFailed { offset } => write!(f, "disk failed to read data at byte {offset}"),
             Self::PayloadChecksum => f.write_str("data from the peer arrived damaged"),
             Self::Protocol(what) => write!(f, "peer broke the replication protocol: {what}"),
@@ -318,7 +321,7 @@ impl fmt::Display for Problem {
 pub struct Status {
     /// The highest epoch that it acts in (durable).
     pub epoch: Epoch,
-    /// The copy may be served if the cluster says so: not marked inconsistent (S10), disk not failed.
+    /// The copy may be served if the cluster says so: not marked inconsistent (S10), disk not failed, does not hang.
     pub usable: bool,
     /// Served to initiators here.
     pub serving: bool,

@@ -249,6 +249,11 @@ impl Bitmap {
         self.pages.get_mut(index as usize).map(|page| &mut page.record)
     }
 
+    /// The writers of all pages' records, in order.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &TwoPlaces> {
+        self.pages.iter().map(|page| &page.record)
+    }
+
     /// A page write is under way.
     pub(crate) fn is_writing(&self) -> bool {
         self.pages.iter().any(|page| page.record.is_writing())

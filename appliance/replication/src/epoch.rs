@@ -154,6 +154,10 @@ impl<B: Buffer> Replica<B> {
         }
         self.adopting = false;
         if self.primary {
+            // S11: it failed while it was in doubt whether the peer is in sync (S8), and it is.
+            if self.peer_in_sync() && self.jobs.iter().any(|(_, job)| job.write_failed()) {
+                return self.fail(false);
+            }
             self.redial_at = self.now;
             self.down_since = (self.peer_required() && self.link.is_none()).then_some(self.now);
             for key in self.jobs.keys() {
@@ -180,9 +184,10 @@ impl<B: Buffer> Replica<B> {
         self.emit(Command::Propose(proposal));
     }
 
-    /// S2: go on alone.
+    /// S2: go on alone. Not with a disk that failed or hangs: that copy must not stay alone (S11).
     pub(crate) fn propose_shrink(&mut self) {
-        if self.known.as_ref().is_some_and(|config| config.epoch == self.floor) && self.primary {
+        let newest = self.known.as_ref().is_some_and(|config| config.epoch == self.floor);
+        if newest && self.primary && !self.failed && !self.watch.aside {
             self.propose(Change::Shrink { keep: BTreeSet::from([self.identity.node]) });
         }
     }

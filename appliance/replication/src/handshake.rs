@@ -69,7 +69,7 @@ impl<B: Buffer> Replica<B> {
         if frame.epoch < self.floor && !self.breaks(Sabotage::ObeyStale) {
             return Err(RefuseReason::Epoch);
         }
-        if self.failed || self.is_ending() {
+        if self.failed || self.watch.aside || self.is_ending() {
             return Err(RefuseReason::Unusable);
         }
         let other_primary = self.known.as_ref().is_some_and(|config| {

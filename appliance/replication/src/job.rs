@@ -107,6 +107,11 @@ impl<B> Job<B> {
         matches!(self.stage, Stage::Writing { local: Local::Running, .. })
     }
 
+    /// The disk could not write it.
+    pub(crate) fn write_failed(&self) -> bool {
+        matches!(self.stage, Stage::Writing { local: Local::Failed, .. })
+    }
+
     /// Nothing has been done for it yet that could have an effect.
     pub(crate) fn unstarted(&self) -> bool {
         matches!(self.stage, Stage::Locking | Stage::Logging)

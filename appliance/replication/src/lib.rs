@@ -13,6 +13,7 @@
 //!   an answer needs every in-sync copy (S1) or a committed configuration without the one that is silent (S2).
 //! - Ranges: overlapping work runs one after the other, first come first served (`range_lock.rs`, S18).
 //! - Answers: only under a valid lease, checked at receipt and again before the answer (`serve.rs`, S5).
+//! - A disk that hangs takes its copy out of service, as long as it hangs (`watch.rs`, S11).
 //! - Records: two places, checksum, sequence, identity; relied on only when both hold them (`record.rs`, S12).
 //!
 //! # Flow of a write
@@ -50,6 +51,7 @@ mod slab;
 mod superblock;
 mod timers;
 mod validate;
+mod watch;
 mod write;
 
 pub use api::{

@@ -223,6 +223,12 @@ impl TwoPlaces {
         self.writing.is_some()
     }
 
+    /// Names the write that is under way, if any, among all of this record.
+    pub(crate) fn write_under_way(&self) -> Option<u64> {
+        let second = self.writing.as_ref()?.second;
+        Some(self.sequence.wrapping_mul(2).wrapping_add(u64::from(second)))
+    }
+
     /// A write is asked for and none runs.
     pub(crate) fn is_due(&self) -> bool {
         self.writing.is_none() && self.durable < self.wanted

@@ -21,6 +21,7 @@ use crate::sabotage::Sabotage;
 use crate::session::{Incoming, Link};
 use crate::slab::Slab;
 use crate::superblock::Superblock;
+use crate::watch::DiskWatch;
 
 /// Tokens of metadata writes have this bit; the rest is the record's index. Keys of jobs never have it.
 const META_TOKEN: u64 = 1 << 63;
@@ -74,6 +75,8 @@ pub struct Replica<B> {
     pub(crate) gave_up: bool,
     /// The disk failed to write (S11).
     pub(crate) failed: bool,
+    /// The disk does not answer (watch.rs, S11).
+    pub(crate) watch: DiskWatch,
     pub(crate) closing: Option<Closing>,
     pub(crate) stopped: bool,
     /// Requests that wait for the end of an attempt to hand over.
@@ -159,6 +162,7 @@ impl<B: Buffer> Replica<B> {
             draining: false,
             gave_up: false,
             failed: false,
+            watch: DiskWatch::default(),
             closing: None,
             stopped: false,
             parked: VecDeque::new(),
@@ -192,7 +196,10 @@ impl<B: Buffer> Replica<B> {
         let known = self.known.as_ref().map_or(Epoch(0), |config| config.epoch);
         Status {
             epoch: known.min(self.durable_epoch),
-            usable: self.superblock.inconsistent == Epoch(0) && !self.failed && self.known.is_some(),
+            usable: self.superblock.inconsistent == Epoch(0)
+                && !self.failed
+                && !self.watch.aside
+                && self.known.is_some(),
             serving: self.gate(now),
             connected: self.link.as_ref().is_some_and(Link::is_open),
             dirty: self.dirty_bytes(),
@@ -223,6 +230,7 @@ impl<B: Buffer> Replica<B> {
     pub(crate) fn acting(&self) -> bool {
         self.primary
             && !self.failed
+            && !self.watch.aside
             && !self.gave_up
             && self.durable_epoch >= self.floor
             && self.known.as_ref().is_some_and(|config| config.epoch == self.floor)
@@ -404,6 +412,16 @@ impl<B: Buffer> Replica<B> {
     fn superblock_durable(&mut self) {
         self.durable_epoch = self.superblock_writing;
         self.adopted_if_durable();
+    }
+
+    /// The metadata writes under way: which record, and which write of it.
+    pub(crate) fn meta_writes(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let pages = (FIRST_PAGE..).zip(self.bitmap.records());
+        let records = [(SUPERBLOCK, &self.superblock_record), (ACTIVITY_LOG, &self.log.record)];
+        let under_way = |(index, record): (u32, &TwoPlaces)| {
+            record.write_under_way().map(|write| (META_TOKEN | u64::from(index), write))
+        };
+        records.into_iter().chain(pages).filter_map(under_way)
     }
 
     /// No metadata write is under way.

@@ -12,6 +12,7 @@ impl<B: Buffer> Replica<B> {
     pub fn handle_timeout(&mut self, now: Monotonic) {
         self.advance(now);
         self.check_lease();
+        self.watch_disk();
         self.check_link();
         self.check_incoming();
         self.check_shrink();
@@ -39,6 +40,7 @@ impl<B: Buffer> Replica<B> {
             self.dial_timeout(),
             self.resync_timeout(),
             self.closing_deadline(),
+            Some(self.watch_timeout()),
         ]
         .into_iter()
         .flatten()

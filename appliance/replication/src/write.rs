@@ -189,15 +189,18 @@ impl<B: Buffer> Replica<B> {
 
     fn write_ended(&mut self, key: u64, failed: bool) {
         let apply = self.jobs.get(key).is_some_and(|job| matches!(job.kind, Kind::Apply { .. }));
+        self.set_local(key, if failed { Local::Failed } else { Local::Done });
         // S11: with an in-sync peer this copy goes out of use; without one the initiator is told what failed.
         if failed && (apply || self.peer_in_sync()) {
-            self.set_local(key, Local::Failed);
             return self.fail(false);
         }
         if failed {
             self.problem(Problem::DiskWriteFailed { metadata: false });
+            // Whether there is one is in doubt (S8): told apart by the epoch that ends the doubt.
+            if self.growing {
+                self.propose_shrink();
+            }
         }
-        self.set_local(key, if failed { Local::Failed } else { Local::Done });
         if apply {
             self.applied(key);
         } else {
@@ -237,6 +240,8 @@ impl<B: Buffer> Replica<B> {
         match &mut job.stage {
             Stage::Writing { local: Local::Running, .. } | Stage::Writing { remote: Remote::Sent, .. } => {}
             Stage::Writing { remote: Remote::Unsent, .. } if required => {}
+            // S11: the peer has it, or may have to have it (S8), and this copy has not: they would differ.
+            Stage::Writing { local: Local::Failed, .. } if required => {}
             Stage::Writing { local, remote } => {
                 let failed = *local == Local::Failed;
                 if *remote == Remote::Unsent || failed {

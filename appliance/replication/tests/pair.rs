@@ -282,6 +282,152 @@ fn a_read_error_is_served_from_the_peer() {
 }
 
 #[test]
+fn a_write_error_is_the_initiators_only_without_a_peer() {
+    let mut w = World::healthy();
+    w.crash(1, || true);
+    w.run(1500);
+    w.nodes[0].write_errors = true;
+    let id = w.write(0, 3, 7);
+    w.settle();
+    assert!(matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::Medium))), "S11: just what failed");
+    w.nodes[0].write_errors = false;
+    let id = w.write(0, 4, 8);
+    w.settle();
+    assert!(w.done(0, id) && w.status(0).usable);
+    w.start(1);
+    w.run(3000);
+    assert!(w.config.in_sync.len() == 2 && w.equal());
+}
+
+#[test]
+fn a_primary_whose_disk_failed_never_goes_on_alone() {
+    let mut w = World::healthy();
+    w.nodes[0].write_errors = true;
+    let id = w.write(0, 3, 7);
+    w.settle();
+    assert!(!w.status(0).usable && !w.status(0).serving);
+    assert!(matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::NotServing))));
+    let epoch = w.config.epoch;
+    // Its peer takes its time.
+    w.run(5000);
+    assert_eq!((w.config.epoch, w.config.in_sync.len()), (epoch, 2), "S11: it proposes nothing");
+    w.promote(1);
+    w.run(3000);
+    assert!(w.status(1).serving);
+    w.crash(0, || true);
+    w.nodes[0].write_errors = false;
+    w.start(0);
+    w.run(3000);
+    assert!(w.config.in_sync.len() == 2 && w.equal());
+}
+
+/// The write error comes while it is in doubt whether the peer is in sync (S8): the peer has what this copy lacks, so
+/// no answer may say that only one block failed here.
+#[test]
+fn a_write_error_while_a_grow_is_in_doubt_waits_for_its_end() {
+    for grown in [true, false] {
+        let mut w = World::healthy();
+        w.crash(1, || true);
+        w.run(1500);
+        w.start(1);
+        w.no_commits = true;
+        w.run(500);
+        let is_grow = |p: &base::Proposal| matches!(p.change, base::Change::Grow { .. });
+        assert!(w.proposals.iter().any(is_grow), "{:?}", w.proposals);
+        w.nodes[0].write_errors = true;
+        let id = w.write(0, 3, 7);
+        w.settle();
+        assert!(!w.nodes[0].replies.contains_key(&id), "S11, S8: {:?}", w.nodes[0].replies.get(&id));
+        w.nodes[0].write_errors = false;
+        w.proposals.retain(|p| is_grow(p) == grown);
+        w.no_commits = false;
+        w.settle();
+        if grown {
+            assert_eq!(w.config.reason, EpochReason::Grown);
+            assert!(!w.status(0).usable && !w.status(0).serving, "S11: its peer is in sync");
+            w.promote(1);
+            w.run(3000);
+            assert!(w.status(1).serving);
+            w.crash(0, || true);
+            w.start(0);
+        } else {
+            assert!(matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::Medium))));
+            assert!(w.status(0).usable && w.config.primary == Some(NodeId(1)));
+        }
+        w.run(3000);
+        assert!(w.config.in_sync.len() == 2 && w.equal());
+    }
+}
+
+#[test]
+fn a_primary_whose_disk_hangs_makes_way_and_returns_as_a_target() {
+    let mut w = World::healthy();
+    w.nodes[0].disk_hangs = true;
+    let id = w.write(0, 3, 7);
+    w.run(4000);
+    assert!(w.status(0).serving, "slow is not dead");
+    w.run(4000);
+    assert!(!w.status(0).serving && !w.status(0).usable, "S11");
+    assert!(matches!(w.nodes[0].replies.get(&id), Some(Err(RequestError::NotServing))));
+    assert_eq!(w.config.in_sync.len(), 2, "a copy whose disk hangs does not stay alone");
+    w.promote(1);
+    w.run(3000);
+    assert!(w.status(1).serving);
+    let id = w.write(1, 3, 9);
+    w.settle();
+    assert!(w.done(1, id));
+    assert!(!w.status(1).connected, "S4: what hangs may still land");
+    w.nodes[0].disk_hangs = false;
+    w.run(4000);
+    assert!(w.config.in_sync.len() == 2 && w.equal() && w.status(0).usable);
+    assert_eq!(w.nodes[0].data[3 * BLOCK], 9);
+}
+
+#[test]
+fn a_primary_whose_disk_hung_goes_on_if_nobody_stepped_in() {
+    let mut w = World::healthy();
+    let epoch = w.config.epoch;
+    w.nodes[0].disk_hangs = true;
+    let read = w.read(0, 3);
+    w.run(8000);
+    assert!(!w.status(0).serving && w.nodes[0].problems.contains(&Problem::DiskHangs));
+    assert!(w.nodes[0].replies.contains_key(&read));
+    w.nodes[0].disk_hangs = false;
+    w.run(1200);
+    assert!(w.status(0).serving && w.config.epoch == epoch);
+    let id = w.write(0, 3, 7);
+    w.settle();
+    assert!(w.done(0, id) && w.equal());
+}
+
+#[test]
+fn a_lone_copy_waits_for_its_disk() {
+    let mut w = World::healthy();
+    w.crash(1, || true);
+    w.run(1500);
+    w.nodes[0].disk_hangs = true;
+    let id = w.write(0, 3, 7);
+    w.run(9000);
+    assert!(w.status(0).serving && w.status(0).usable, "S11: the disk stays");
+    w.nodes[0].disk_hangs = false;
+    w.settle();
+    assert!(w.done(0, id));
+}
+
+#[test]
+fn a_secondary_whose_disk_hangs_is_left_out_until_it_answers() {
+    let mut w = World::healthy();
+    w.nodes[1].disk_hangs = true;
+    let id = w.write(0, 3, 7);
+    w.run(9000);
+    assert!(w.done(0, id) && w.config.in_sync.len() == 1, "S2");
+    assert!(!w.status(1).usable && w.nodes[1].problems.contains(&Problem::DiskHangs));
+    w.nodes[1].disk_hangs = false;
+    w.run(4000);
+    assert!(w.config.in_sync.len() == 2 && w.equal() && w.status(1).usable);
+}
+
+#[test]
 fn a_damaged_payload_never_reaches_the_disk() {
     let mut w = World::healthy();
     let id = w.write(0, 1, 1);

@@ -42,7 +42,7 @@ pub(crate) enum ClientReply {
     Data(Vec<u64>),
     Miscompare,
     Aborted,
-    /// For a reason that no initiator should see here: disks don't fail.
+    /// A write that the disk refused, or a reason that no initiator should see here.
     Failed(RequestError),
     /// The connection ended: nobody knows.
     Disconnected,
@@ -163,6 +163,10 @@ impl World {
             }
             (ClientReply::Disconnected, Kind::Read) => self.registers.read_forgotten(op, blocks),
             (ClientReply::Disconnected, _) => self.registers.write_lost(op, blocks),
+            // S11: the blocks hold the old or the new, as after a connection that ended.
+            (ClientReply::Failed(RequestError::Medium), Kind::Write | Kind::Zero | Kind::CompareAndWrite) => {
+                self.registers.write_lost(op, blocks)
+            }
             (ClientReply::Failed(error), _) => {
                 self.judge(violation("engine", format!("{kind:?} {op:x} failed: {error:?}")));
             }

@@ -104,26 +104,42 @@ impl Disk {
         })
     }
 
+    /// Ends one operation with an error, if it is a write: any part of it may have landed. A read succeeds.
+    pub(crate) fn fail(&mut self, token: DiskToken, rng: &mut Rng) -> Option<DiskResult<SimBuffer>> {
+        let at = self.queue.iter().position(|(other, _)| *other == token)?;
+        if matches!(self.queue[at].1, DiskOp::Read { .. }) {
+            return self.complete(token);
+        }
+        let (_, op) = self.queue.remove(at);
+        self.land_partly(&op, rng);
+        Some(DiskResult::Failed)
+    }
+
     /// The process is gone, with its queue. Its successor starts only after the last of it has ended (the device is
     /// locked until then).
     pub(crate) fn crash(&mut self, rng: &mut Rng, power: bool) {
         for (_, op) in std::mem::take(&mut self.queue) {
-            match rng.within(0..3) {
-                0 => {}
-                1 => self.land(&op, |_| true),
-                _ => {
-                    let bits = rng.next();
-                    self.land(&op, |n| bits >> (n % 64) & 1 == 1);
-                    if let DiskOp::WriteMeta { offset, .. } = op {
-                        self.damaged.insert(offset);
-                    }
-                }
-            }
+            self.land_partly(&op, rng);
         }
         if power {
             for (block, durable) in std::mem::take(&mut self.volatile) {
                 if rng.chance(50) {
                     self.set(block, durable);
+                }
+            }
+        }
+    }
+
+    /// Nothing of it lands, all, or any part.
+    fn land_partly(&mut self, op: &DiskOp<SimBuffer>, rng: &mut Rng) {
+        match rng.within(0..3) {
+            0 => {}
+            1 => self.land(op, |_| true),
+            _ => {
+                let bits = rng.next();
+                self.land(op, |n| bits >> (n % 64) & 1 == 1);
+                if let DiskOp::WriteMeta { offset, .. } = op {
+                    self.damaged.insert(*offset);
                 }
             }
         }

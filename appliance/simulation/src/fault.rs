@@ -62,6 +62,12 @@ impl World {
             }
             FaultKind::BreakConnection => self.break_mirror(),
             FaultKind::SlowDisk => self.nodes[node].slow_disk_until = self.now + self.rng.ms(200..4000),
+            FaultKind::HungDisk => {
+                let until = self.now + self.rng.ms(1000..15000);
+                self.nodes[node].hung_disk_until = self.nodes[node].hung_disk_until.max(until);
+            }
+            // Short: every write that failed may take effect at any later time, which is much to keep in mind.
+            FaultKind::BadDisk => self.nodes[node].bad_disk_until = self.now + self.rng.ms(2..60),
             FaultKind::SlowLink => {
                 let node = usize::try_from(self.rng.within(0..2)).unwrap();
                 self.nodes[node].slow_link_until = self.now + self.rng.ms(500..5000);
@@ -191,9 +197,15 @@ impl World {
             healed = healed
                 .max(this.machine.paused_until)
                 .max(this.slow_disk_until)
+                .max(this.hung_disk_until)
                 .max(this.slow_link_until)
                 .max(this.apply_paused_until);
             self.after(MS, Event::StartManager { node });
+            self.nodes[node].bad_disk_until = 0;
+            if self.nodes[node].storage.as_ref().is_some_and(|storage| storage.detached) {
+                // S11: a copy whose disk failed comes back with its process.
+                self.crash_storage(node, false);
+            }
             if node < 2 {
                 self.after(2 * MS, Event::StartStorage { node });
             }

@@ -15,6 +15,8 @@ pub(crate) struct Machine {
     rate: u64,
     /// True time that the boot clock did not count.
     uncounted: Nanos,
+    /// What the boot clock had counted when a pause began that it does not count.
+    stands_at: Option<Nanos>,
     pub(crate) paused_until: Nanos,
 }
 
@@ -26,12 +28,18 @@ impl Machine {
             host_offset: rng.ms(1_000_000_000..2_000_000_000),
             rate: if rng.chance(30) { 1_000_000 } else { rate },
             uncounted: 0,
+            stands_at: None,
             paused_until: 0,
         }
     }
 
+    /// True time that the boot clock has counted.
+    fn counted(&self, now: Nanos) -> Nanos {
+        self.stands_at.filter(|_| self.paused(now)).unwrap_or_else(|| now - self.uncounted)
+    }
+
     pub(crate) fn boot(&self, now: Nanos) -> Monotonic {
-        Monotonic(self.boot_offset + scaled(now - self.uncounted, self.rate))
+        Monotonic(self.boot_offset + scaled(self.counted(now), self.rate))
     }
 
     pub(crate) fn clocks(&self, now: Nanos) -> Clocks {
@@ -47,6 +55,7 @@ impl Machine {
 
     /// The hypervisor stops the VM. With `hidden` the guest's clock goes on afterwards as if nothing had been.
     pub(crate) fn pause(&mut self, now: Nanos, length: Nanos, hidden: bool) {
+        self.stands_at = hidden.then(|| self.counted(now));
         self.paused_until = now + length;
         if hidden {
             self.uncounted += length;
@@ -60,4 +69,19 @@ impl Machine {
 
 fn scaled(time: Nanos, rate: u64) -> u64 {
     u64::try_from(u128::from(time) * u128::from(rate) / 1_000_000).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_does_not_count_a_pause_stands_still() {
+        let mut machine = Machine::new(&mut Rng::new(1));
+        let before = machine.boot(100);
+        machine.pause(100, 1_000_000, true);
+        assert_eq!([machine.boot(200), machine.boot(1_000_099)], [before; 2]);
+        assert_eq!(machine.boot(1_000_100), before);
+        assert!(machine.boot(2_000_000) > before);
+    }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Manager {
     /// The connected storage process and its last report.
     storage: Option<InstanceId>,
     report: Option<Report>,
+    /// What the others' storage processes reported.
+    peers: BTreeMap<base::NodeId, Report>,
     leader: Option<usize>,
     /// When to stand for election if no leader is heard before.
     election_at: Nanos,
@@ -34,7 +36,7 @@ pub(crate) struct Manager {
 /// Between managers.
 #[derive(Debug)]
 pub(crate) enum Message {
-    LeaseRequest(LeaseRequest),
+    LeaseRequest(LeaseRequest, Option<Box<Report>>),
     LeaseAnswer(LeaseAnswer),
     /// From a leader: what it has, and what is committed.
     Append {
@@ -77,6 +79,7 @@ impl World {
             applied,
             storage: None,
             report: None,
+            peers: BTreeMap::new(),
             leader: None,
             election_at: self.now + self.rng.ms(100..1000),
             next_request_at: 0,
@@ -176,7 +179,7 @@ impl World {
             return;
         }
         match message {
-            Message::LeaseRequest(request) => self.vote(to, &request),
+            Message::LeaseRequest(request, report) => self.vote(to, &request, report),
             Message::LeaseAnswer(answer) => {
                 let Some(manager) = &mut self.nodes[to].manager else { return };
                 manager.holder.handle_answer(&answer, clocks);
@@ -275,12 +278,13 @@ impl World {
         let wanted: Vec<_> = manager.storage.filter(mine).map(|_| VOLUME).into_iter().collect();
         let members = (0..NODES).map(id);
         let requests = manager.holder.poll_requests(clocks, members, &all_voters(), manager.storage, &wanted);
+        let report = manager.report.clone().map(Box::new);
         for (to, request) in requests {
-            self.send_message(node, index(to), Message::LeaseRequest(request));
+            self.send_message(node, index(to), Message::LeaseRequest(request, report.clone()));
         }
     }
 
-    fn vote(&mut self, node: usize, request: &LeaseRequest) {
+    fn vote(&mut self, node: usize, request: &LeaseRequest, report: Option<Box<Report>>) {
         let now = self.nodes[node].machine.boot(self.now);
         let careless = self.options.ignores_uncommitted();
         let Some(manager) = &mut self.nodes[node].manager else { return };
@@ -292,6 +296,10 @@ impl World {
         let answer = manager.voter.handle_request(request, LogView { state: &ahead, voters: &voters }, now);
         if request.from != id(node) {
             manager.liveness.handle_request(request, now);
+            match report {
+                Some(report) => manager.peers.insert(request.from, *report),
+                None => manager.peers.remove(&request.from),
+            };
         }
         self.send_message(node, index(request.from), Message::LeaseAnswer(answer));
     }
@@ -350,8 +358,7 @@ impl World {
             state: &manager.state,
             report: manager.report.as_ref(),
             liveness: &manager.liveness,
-            // Reports of others don't travel here.
-            peers: &BTreeMap::new(),
+            peers: &manager.peers,
         };
         for proposal in manager.policy.poll(view) {
             self.propose(node, Command::Propose(proposal));

@@ -59,6 +59,10 @@ pub(crate) enum FaultKind {
     CutMirror,
     BreakConnection,
     SlowDisk,
+    /// It answers nothing for a while (S11).
+    HungDisk,
+    /// Writes fail for a while (S11).
+    BadDisk,
     SlowLink,
     NoLeader,
     SlowApply,
@@ -151,6 +155,8 @@ fn likely(focus: Focus) -> Vec<FaultKind> {
             Pause,
             Isolate,
             SlowDisk,
+            HungDisk,
+            BadDisk,
             SlowLink,
             NoLeader,
             SlowApply,
@@ -169,13 +175,23 @@ fn likely(focus: Focus) -> Vec<FaultKind> {
             RestartStorage,
             Isolate,
             SlowLink,
+            BadDisk,
+            BadDisk,
         ],
         Focus::StaleVoters => {
             &[SlowApply, Isolate, CutApart, SlowApply, NoLeader, CutApart, CutApart, SlowApply, CutOneWay]
         }
-        Focus::SlowPeerDisk => {
-            &[SlowDisk, SlowDisk, SlowDisk, BreakConnection, BreakConnection, CutMirror, RestartStorage]
-        }
+        Focus::SlowPeerDisk => &[
+            SlowDisk,
+            SlowDisk,
+            SlowDisk,
+            HungDisk,
+            BadDisk,
+            BreakConnection,
+            BreakConnection,
+            CutMirror,
+            RestartStorage,
+        ],
         Focus::PowerCuts => &[PowerCut, PowerCutBoth, PowerCutBoth, PowerCut, RestartStorage, SlowDisk],
         Focus::Pauses => &[Pause, Pause, Pause, Pause, Isolate, NoLeader],
         Focus::HandOvers => &[HandOver, HandOver, HandOver, HandOver, Stop, Stop, SlowLink, NoLeader],

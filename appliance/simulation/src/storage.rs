@@ -27,6 +27,8 @@ pub(crate) struct Storage {
     stale: StaleAnswers,
     reported: Option<(Report, Nanos)>,
     stopping: bool,
+    /// Its disk failed to write.
+    pub(crate) detached: bool,
 }
 
 impl World {
@@ -80,6 +82,7 @@ impl World {
             stale: StaleAnswers::default(),
             reported: None,
             stopping: false,
+            detached: false,
         };
         self.nodes[node].storage = Some(storage);
         self.tell_manager(node, ToManager::Hello);
@@ -250,7 +253,14 @@ impl World {
         if self.process(node, instance).is_none() {
             return;
         }
-        let Some(result) = self.nodes[node].disk.complete(token) else { return };
+        let this = &mut self.nodes[node];
+        if self.now < this.hung_disk_until {
+            let delay = this.hung_disk_until - self.now + self.rng.ms(0..20);
+            return self.after(delay, Event::Disk { node, instance, token });
+        }
+        let bad = self.now < this.bad_disk_until && self.rng.chance(40);
+        let ended = if bad { this.disk.fail(token, &mut self.rng) } else { this.disk.complete(token) };
+        let Some(result) = ended else { return };
         let Some((storage, now)) = self.process(node, instance) else { return };
         storage.replica.handle_disk(now, token, result);
         self.pump(node);
@@ -338,6 +348,7 @@ impl World {
                 trace!(self, "{} can't hand over: {why}", NAMES[node]);
             }
             Command::Problem(problem) => {
+                storage.detached |= matches!(problem, replication::Problem::DiskWriteFailed { .. });
                 trace!(self, "{} problem: {problem}", NAMES[node]);
                 self.outcome.problems += 1;
                 self.outcome.full_resyncs += u64::from(problem == replication::Problem::FullResync);

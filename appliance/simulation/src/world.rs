@@ -116,6 +116,10 @@ pub(crate) struct Node {
     pub(crate) manager: Option<Manager>,
     /// The disk takes long until then.
     pub(crate) slow_disk_until: Nanos,
+    /// The disk answers nothing until then.
+    pub(crate) hung_disk_until: Nanos,
+    /// Writes that end before then fail.
+    pub(crate) bad_disk_until: Nanos,
     /// Messages between the node's processes take long until then.
     pub(crate) slow_link_until: Nanos,
     /// What is committed is not applied until then.
@@ -491,6 +495,8 @@ fn new_node(n: usize, scenario: &Scenario, layout: Layout, rng: &mut Rng) -> Nod
         storage: None,
         manager: None,
         slow_disk_until: 0,
+        hung_disk_until: 0,
+        bad_disk_until: 0,
         slow_link_until: 0,
         apply_paused_until: 0,
     }

@@ -231,6 +231,22 @@ fn initiators_are_asked_to_log_out_before_a_move() {
         world.service.request_logout(5);
         let (Reply::Async(message), _) = initiator.receive().await.unwrap() else { panic!() };
         assert_eq!((message.event, message.parameter3), (AsyncEvent::RequestLogout.code(), 5));
+        // Until the move they are served; who comes now waits.
+        assert_eq!(initiator.run([0; 16], 0, b"").await.status, 0);
+        assert!(world.service.is_moving() && !world.service.is_idle());
+        let next = tokio::task::spawn_local(Initiator::login(world.address, 2));
+        settle().await;
+        assert_eq!(world.service.sessions().len(), 1);
+        // The move fails: everyone gets in again.
+        world.service.resume();
+        next.await.unwrap().ready().await;
+        assert_eq!(world.service.sessions().len(), 2);
+        // It comes to pass: the port is closed, and open for all at the next start.
+        world.service.request_logout(5);
+        world.service.stop();
+        assert!(!world.service.is_moving() && world.service.is_idle());
+        world.service.start(world.address).unwrap();
+        Initiator::login(world.address, 1).await.ready().await;
     });
 }
 

@@ -1,6 +1,7 @@
 //! End-to-end scenarios: real processes, sockets, disks, initiators, browsers and VMs.
 //!
 //! - [`browser`]: a headless Chromium, driven by WebDriver.
+//! - [`conformance`]: runs libiscsi's suite and judges each test.
 //! - [`demo`]: starts `futago demo` in a directory of its own and drives it as an outside program would.
 //! - [`checker`]: remembers every acknowledged block and tells a lost one.
 //! - [`image`]: a file system image full of real files, and the proof that a copy holds them.
@@ -15,6 +16,7 @@
 
 pub mod browser;
 pub mod checker;
+pub mod conformance;
 pub mod demo;
 pub mod image;
 pub mod initiator;

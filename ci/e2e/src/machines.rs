@@ -47,11 +47,9 @@ impl Machines {
             initramfs: vm::initiator_initramfs(dir, &kernel)?,
             kernel,
             memory_mib: 384,
-            command_line: String::new(),
-            state_disk: None,
-            pvscsi_disks: Vec::new(),
             links: vec![tap("host")],
             number: 20,
+            ..Hardware::default()
         };
         let running = [Some(Machine::start(dir, &hardware[0])?), Some(Machine::start(dir, &hardware[1])?)];
         let mut machines =
@@ -201,6 +199,7 @@ fn appliance_hardware(dir: &Path, name: &str, kernel: &Path, initramfs: &Path) -
         pvscsi_disks: vec![vm::empty_disk(dir, &format!("{name}-data.img"), DATA_DISK_MIB)?],
         links: vec![tap(name)],
         number,
+        ..Hardware::default()
     })
 }
 

@@ -17,8 +17,14 @@ pub fn enter(name: &str) -> bool {
         return true;
     }
     let base = ["--net", "--pid", "--fork", "--kill-child"];
-    // Without root, a user namespace gives the rights; some distributions forbid it.
-    for extra in [&[][..], &["--user", "--map-root-user"]] {
+    // Without root, a user namespace gives the rights; some distributions forbid it. Some containers forbid a new /proc.
+    let ways: [&[&str]; 4] = [
+        &["--mount-proc"],
+        &["--mount-proc", "--user", "--map-root-user"],
+        &[],
+        &["--user", "--map-root-user"],
+    ];
+    for extra in ways {
         let works = Command::new("unshare").args(extra).args(base).arg("true").output();
         if works.is_ok_and(|output| output.status.success()) {
             let mut test = Command::new("unshare");
@@ -32,6 +38,12 @@ pub fn enter(name: &str) -> bool {
         "{name}: skipped, this machine allows no network namespace (root, or unprivileged user namespaces)"
     );
     false
+}
+
+/// `/proc` shows the namespace's own processes, as the demo wants it.
+pub fn has_proc() -> bool {
+    let own = std::fs::read_link("/proc/self");
+    own.is_ok_and(|own| own.to_string_lossy() == std::process::id().to_string())
 }
 
 /// One Ethernet segment: a bridge with `address` for the host, and a tap device per name.

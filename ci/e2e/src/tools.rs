@@ -101,3 +101,9 @@ impl Random {
         self.draw() % bound.max(1)
     }
 }
+
+/// Bytes that differ from seed to seed, in whole words.
+pub fn pattern(seed: u64, len_bytes: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    (0..len_bytes).step_by(8).flat_map(|_| random.draw().to_le_bytes()).collect()
+}

@@ -15,6 +15,13 @@ use crate::tools::{self, repository, run, wait_for};
 const APPLIANCE_MODULES: &str = "vmxnet3 vmw_pvscsi sd_mod virtio_pci virtio_blk virtio_net button evdev";
 /// Drivers of a host that uses the portal.
 const INITIATOR_MODULES: &str = "vmxnet3 sd_mod iscsi_tcp crc32c-intel";
+/// Programs that it uses.
+const INITIATOR_PROGRAMS: &str = "iscsid iscsiadm mke2fs e2fsck";
+/// Programs of the acceptance run, on top.
+const ACCEPTANCE_PROGRAMS: &str = "resize2fs fio sg_compare_and_write sg_inq sg_logs sg_luns sg_modes sg_opcodes \
+    sg_persist sg_raw sg_readcap sg_requests sg_reset sg_rtpg sg_sync sg_turs sg_unmap sg_vpd sg_write_same sg_xcopy";
+/// Drivers of a guest whose disk is the LUN.
+const GUEST_MODULES: &str = "virtio_pci virtio_blk ext4 button evdev";
 
 /// Why this machine can't run virtual machines; `None`: it can.
 pub fn obstacle() -> Option<String> {
@@ -38,15 +45,49 @@ pub fn appliance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
 
 /// A host that uses the portal: the kernel's initiator with the distribution's open-iscsi and e2fsprogs.
 pub fn initiator_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
-    let mut files = vec![format!("/init={}", script("initiator")), "/bin/busybox=/bin/busybox".into()];
-    for (at, program) in
-        [("/sbin", "iscsid"), ("/sbin", "iscsiadm"), ("/sbin", "mke2fs"), ("/sbin", "e2fsck")]
-    {
-        let found = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(program));
-        let found = found.iter().find(|path| path.exists()).with_context(|| format!("no {program}"))?;
-        files.push(format!("{at}/{program}={}", found.display()));
-    }
+    let files = host_files("initiator", INITIATOR_PROGRAMS)?;
     initramfs(&dir.join("initiator.cpio"), kernel, INITIATOR_MODULES, &files)
+}
+
+/// A host that tries everything on the LUN, with sg3_utils and fio.
+pub fn acceptance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
+    let mut files = host_files("acceptance", &format!("{INITIATOR_PROGRAMS} {ACCEPTANCE_PROGRAMS}"))?;
+    files.push(format!("/etc/futago/acceptance-io={}", script("acceptance-io")));
+    initramfs(&dir.join("acceptance.cpio"), kernel, INITIATOR_MODULES, &files)
+}
+
+/// What a guest begins with whose root file system is its disk.
+pub fn guest_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
+    let files = [format!("/init={}", script("guest")), "/bin/busybox=/bin/busybox".into()];
+    initramfs(&dir.join("guest.cpio"), kernel, GUEST_MODULES, &files)
+}
+
+/// The root file system of such a guest, `mib` MiB of ext4.
+pub fn guest_root(dir: &Path, mib: u64) -> Result<PathBuf> {
+    let content = dir.join("guest-root");
+    for folder in ["bin", "sbin", "dev", "proc", "sys", "mnt", "data"] {
+        std::fs::create_dir_all(content.join(folder))?;
+    }
+    std::fs::copy("/bin/busybox", content.join("bin/busybox")).context("/bin/busybox")?;
+    std::fs::copy(script("guest"), content.join("sbin/init"))?;
+    let disk = empty_disk(dir, "guest-root.img", mib)?;
+    let (from, to) = (content.to_string_lossy(), disk.to_string_lossy());
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", &from, &to])?;
+    Ok(disk)
+}
+
+fn host_files(init: &str, programs: &str) -> Result<Vec<String>> {
+    let mut files = vec![
+        format!("/init={}", script(init)),
+        format!("/etc/futago/host={}", script("host")),
+        "/bin/busybox=/bin/busybox".into(),
+    ];
+    for program in programs.split_whitespace() {
+        let found = ["/usr/sbin", "/sbin", "/usr/bin"].map(|dir| Path::new(dir).join(program));
+        let found = found.iter().find(|path| path.exists()).with_context(|| format!("no {program}"))?;
+        files.push(format!("/sbin/{program}={}", found.display()));
+    }
+    Ok(files)
 }
 
 fn initramfs(out: &Path, kernel: &Path, modules: &str, files: &[String]) -> Result<PathBuf> {
@@ -81,7 +122,7 @@ pub fn empty_disk(dir: &Path, name: &str, mib: u64) -> Result<PathBuf> {
 }
 
 /// What a virtual machine is made of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Hardware {
     /// Names its files.
     pub name: String,
@@ -92,6 +133,8 @@ pub struct Hardware {
     pub command_line: String,
     /// A virtio disk: its name does not depend on the others'.
     pub state_disk: Option<PathBuf>,
+    /// Virtio disks by QEMU's own words for the image, e.g. `file=iscsi://…,format=raw`.
+    pub virtio_disks: Vec<String>,
     /// In order of their SCSI ids.
     pub pvscsi_disks: Vec<PathBuf>,
     /// A vmxnet3 link per QEMU network back end, e.g. `tap,ifname=tap0,script=no,downscript=no`.
@@ -127,6 +170,10 @@ impl Machine {
         if let Some(disk) = &hardware.state_disk {
             qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=state", disk.display()));
             qemu.args(["-device", "virtio-blk-pci,drive=state"]);
+        }
+        for (id, disk) in hardware.virtio_disks.iter().enumerate() {
+            qemu.arg("-drive").arg(format!("{disk},if=none,id=virtio{id}"));
+            qemu.arg("-device").arg(format!("virtio-blk-pci,drive=virtio{id}"));
         }
         qemu.args(["-device", "pvscsi,id=scsi"]);
         for (id, disk) in hardware.pvscsi_disks.iter().enumerate() {
@@ -174,22 +221,33 @@ impl Machine {
 
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) -> Result<()> {
+        self.qmp("system_powerdown").map(drop)
+    }
+
+    /// QEMU's word for the machine's state: `running`, or `io-error` where a disk's error has stopped it.
+    pub fn run_state(&self) -> Result<String> {
+        let status = self.qmp("query-status")?;
+        Ok(status["status"].as_str().context("no status")?.to_owned())
+    }
+
+    fn qmp(&self, command: &str) -> Result<Value> {
         let mut socket = UnixStream::connect(&self.qmp).context("QMP")?;
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut answers = BufReader::new(socket.try_clone()?).lines();
-        for command in ["qmp_capabilities", "system_powerdown"] {
+        let mut result = Value::Null;
+        for command in ["qmp_capabilities", command] {
             writeln!(socket, "{}", json!({ "execute": command }))?;
-            loop {
+            result = loop {
                 let answer: Value = serde_json::from_str(&answers.next().context("QMP ended")??)?;
                 if answer.get("error").is_some() {
                     bail!("QMP {command}: {answer}");
                 }
-                if answer.get("return").is_some() {
-                    break;
+                if let Some(result) = answer.get("return") {
+                    break result.clone();
                 }
-            }
+            };
         }
-        Ok(())
+        Ok(result)
     }
 
     /// Waits until the machine has switched itself off.

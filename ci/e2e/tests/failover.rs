@@ -11,16 +11,32 @@ use futago_e2e::tools::{Random, run_within, wait_for, work_dir};
 
 const HEALTHY: Duration = Duration::from_secs(90);
 
-/// Copies an image in through the portal with QEMU's initiator; `during` runs beside it.
+/// Copies an image in through the portal with QEMU's initiator; `during` runs beside it, and in its midst: the rate is
+/// bounded so that the copy takes some seconds on any machine.
 fn copy_in(demo: &Demo, image: &Path, during: impl FnOnce()) {
     let (url, image) = (demo.url(), image.to_owned());
     let copy = std::thread::spawn(move || {
         run_within(
             Duration::from_secs(240),
             "qemu-img",
-            &["convert", "-n", "-t", "none", "-f", "raw", "-O", "raw", &image.to_string_lossy(), &url],
+            &[
+                "convert",
+                "-n",
+                "-r",
+                "64M",
+                "-t",
+                "none",
+                "-f",
+                "raw",
+                "-O",
+                "raw",
+                &image.to_string_lossy(),
+                &url,
+            ],
         )
     });
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!copy.is_finished(), "the copy ended before its midst");
     during();
     copy.join().unwrap().unwrap();
 }
@@ -49,7 +65,6 @@ fn files_survive_the_death_of_each_node_in_turn() {
 
     let first = demo.primary().unwrap();
     copy_in(&demo, &origin.path, || {
-        std::thread::sleep(Duration::from_millis(1500));
         println!("files: kill -9 of primary {first} while the copy runs");
         demo.kill(&first).unwrap();
     });

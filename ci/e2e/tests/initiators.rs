@@ -1,4 +1,5 @@
-//! Initiators that nobody here wrote: libiscsi's tools and QEMU's built-in one. (The Linux kernel's is in tests/vm.rs.)
+//! Initiators that nobody here wrote: libiscsi's tools and QEMU's built-in one. (libiscsi's suite is in
+//! tests/conformance.rs, the Linux kernel's initiator and a guest on QEMU's in tests/linux.rs.)
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
@@ -41,46 +42,6 @@ fn libiscsi_and_qemu_work_against_the_mirrored_volume() {
     run_within(LIMIT, "qemu-img", &["convert", "-f", "raw", "-O", "raw", &url, &back_path]).unwrap();
     assert!(std::fs::read(&back).unwrap()[..bytes.len()] == bytes, "what comes back differs");
 
-    conformance(&url);
     demo.stop().unwrap();
     std::fs::remove_dir_all(dir).unwrap();
-}
-
-/// libiscsi's suite, the read and write families, one test per process.
-fn conformance(url: &str) {
-    const FAMILIES: [&str; 9] = [
-        "Read6",
-        "Read10",
-        "Read12",
-        "Read16",
-        "Write10",
-        "Write12",
-        "Write16",
-        "iSCSIcmdsn",
-        "iSCSIResiduals",
-    ];
-    let list = std::process::Command::new("iscsi-test-cu").arg("--list").output().unwrap();
-    let list = String::from_utf8_lossy(&list.stdout).into_owned();
-    let tests: Vec<&str> = list
-        .lines()
-        .map(str::trim)
-        .filter(|name| {
-            name.strip_prefix("ALL.").is_some_and(|rest| {
-                rest.split_once('.').is_some_and(|(family, _)| FAMILIES.contains(&family))
-            })
-        })
-        .collect();
-    assert!(tests.len() > 30, "the suite lists only {} tests of these families", tests.len());
-    let mut faults = Vec::new();
-    let (mut passed, mut skipped) = (0, 0);
-    for test in &tests {
-        match run_within(Duration::from_secs(60), "iscsi-test-cu", &["-d", "-n", "-t", test, url]) {
-            Ok(text) if text.contains("[FAILED]") => faults.push(format!("{test}: failed\n{text}")),
-            Ok(text) if text.contains("[SKIPPED]") => skipped += 1,
-            Ok(_) => passed += 1,
-            Err(error) => faults.push(format!("{test}: {error:#}")),
-        }
-    }
-    println!("initiators: iscsi-test-cu {} tests: {passed} passed, {skipped} skipped", tests.len());
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

@@ -41,6 +41,7 @@ fn an_appliance_boots_and_powers_off_at_its_button() {
         pvscsi_disks: vec![vm::empty_disk(&dir, "alpha-data.img", 512).unwrap()],
         links: vec!["user,restrict=on".into(); 2],
         number: 11,
+        ..Hardware::default()
     };
     // Twice: the second boot finds the state disk as the first has left it.
     for boot in 1..=2 {

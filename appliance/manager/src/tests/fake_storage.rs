@@ -167,7 +167,7 @@ fn read(stream: UnixStream, shared: &Mutex<Shared>, instance: InstanceId, timing
             ToStorage::HandOver { to, instance: successor, .. } => {
                 propose(&mut writer, &mut shared, instance, Change::HandOver { to, instance: successor });
             }
-            ToStorage::Refused { number, reason } => shared.refused.push((number, reason)),
+            ToStorage::Refused { number, reason, .. } => shared.refused.push((number, reason)),
             ToStorage::Stop => return,
         }
     }

@@ -66,6 +66,10 @@ pub struct Node {
     pub hand_over_failed: Vec<String>,
     pub stopped: bool,
     pub read_errors: bool,
+    /// Of the data area.
+    pub write_errors: bool,
+    /// Nothing that the disk is asked for ends by itself.
+    pub disk_hangs: bool,
 }
 
 /// A frame under way, encoded, and its payload.
@@ -131,6 +135,8 @@ impl World {
                 hand_over_failed: vec![],
                 stopped: false,
                 read_errors: false,
+                write_errors: false,
+                disk_hangs: false,
             }
         };
         let mut world = Self {
@@ -275,6 +281,7 @@ impl World {
                 node.meta[at(offset)..at(offset) + bytes.len()].copy_from_slice(bytes);
                 DiskResult::Done
             }
+            DiskOp::Write { .. } | DiskOp::Zero { .. } if node.write_errors => DiskResult::Failed,
             DiskOp::Write { offset, data, durable } => {
                 assert!(*durable);
                 node.data[at(offset)..at(offset) + data.len()].copy_from_slice(data.as_slice());
@@ -388,7 +395,8 @@ impl World {
         for _ in 0..100_000 {
             let mut idle = true;
             for n in 0..2 {
-                if !self.nodes[n].pending.is_empty() && self.nodes[n].replica.is_some() {
+                let works = self.nodes[n].replica.is_some() && !self.nodes[n].disk_hangs;
+                if works && !self.nodes[n].pending.is_empty() {
                     self.disk(n, 0);
                     idle = false;
                 }

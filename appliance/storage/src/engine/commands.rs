@@ -53,7 +53,10 @@ impl Engine {
             Command::Dial { peer } => self.dial(id, peer),
             Command::Close { session } => drop(volume.sessions.remove(&session)),
             Command::Serving(serving) => self.set_serving(id, serving),
-            Command::HandOverFailed(reason) => self.tell(ToCluster::HandOverFailed { volume: id, reason }),
+            Command::HandOverFailed(reason) => {
+                self.portal.resume();
+                self.tell(ToCluster::HandOverFailed { volume: id, reason });
+            }
             Command::Problem(problem) => volume.note(problem),
             Command::Stopped => volume.stopped = true,
         }

@@ -11,6 +11,7 @@
 
 mod commands;
 mod data;
+mod moving;
 mod opening;
 mod report;
 mod requests;
@@ -30,6 +31,7 @@ use disk::{BufferPool, PoolLimits, Readiness, Ring, RingConfig};
 use replication::Options;
 use tokio::sync::mpsc;
 
+use self::moving::{Move, Moves};
 use self::opening::{Opened, Opener};
 use self::requests::Requests;
 use self::ring::Operations;
@@ -68,6 +70,7 @@ pub(crate) struct Engine {
     opener: Opener,
     requests: Requests,
     portal: Portal,
+    moves: Moves,
     state: Option<CommittedState>,
     guard: Option<Guard>,
     volumes: BTreeMap<VolumeId, Volume>,
@@ -104,6 +107,7 @@ impl Engine {
             link,
             opener,
             portal,
+            moves: Moves::default(),
             state: None,
             guard: None,
             volumes: BTreeMap::new(),
@@ -149,6 +153,7 @@ impl Engine {
             self.execute_all();
         }
         self.judge_leases();
+        self.run_moves();
         self.run_timers();
         self.look_after_volumes();
         self.update_portal();
@@ -247,10 +252,7 @@ impl Engine {
             return;
         }
         self.stopping = true;
-        let now = clock::now();
-        for volume in self.volumes.values_mut() {
-            volume.replica.handle_stop(now);
-        }
+        self.move_later(Move::Stop);
     }
 
     fn stopped(&self) -> bool {

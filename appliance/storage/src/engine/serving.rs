@@ -145,6 +145,26 @@ impl Portal {
         }
     }
 
+    /// Before a controlled move: asks every initiator to log out within `seconds`, and lets nobody else in.
+    pub(super) fn request_logout(&self, seconds: u16) {
+        self.service.request_logout(seconds);
+    }
+
+    /// The move did not come to pass.
+    pub(super) fn resume(&self) {
+        self.service.resume();
+    }
+
+    /// Initiators were asked to log out, and nobody else gets in.
+    pub(super) fn is_moving(&self) -> bool {
+        self.service.is_moving()
+    }
+
+    /// Nobody is logged in.
+    pub(super) fn is_idle(&self) -> bool {
+        self.service.is_idle()
+    }
+
     /// Why initiators can't come in although something is served.
     pub(super) fn problem(&self) -> Option<String> {
         self.problem.clone()

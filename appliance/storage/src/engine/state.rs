@@ -1,8 +1,10 @@
 //! What the cluster manager tells.
 
+use base::VolumeId;
 use cluster::lease::Guard;
-use control::link::{CommittedState, ToStorage};
+use control::link::{CommittedState, ToCluster, ToStorage};
 
+use super::moving::Move;
 use super::{Engine, clock};
 use crate::link::LinkEvent;
 
@@ -25,21 +27,24 @@ impl Engine {
                 }
                 self.judge_leases();
             }
-            ToStorage::HandOver { volume, to, instance } => match self.volumes.get_mut(&volume) {
-                Some(volume) => volume.replica.handle_hand_over(now, to, instance),
-                None => self.tell(control::link::ToCluster::HandOverFailed {
-                    volume,
-                    reason: "the volume is not open on this node".into(),
-                }),
-            },
-            ToStorage::Refused { number, reason } => {
-                tracing::warn!(number, reason, "proposal refused");
-                for volume in self.volumes.values_mut() {
+            ToStorage::HandOver { volume, to, instance } if self.volumes.contains_key(&volume) => {
+                self.move_later(Move::HandOver { volume, to, instance });
+            }
+            ToStorage::HandOver { volume, .. } => self.tell_not_open(volume),
+            ToStorage::Refused { volume, number, reason } => {
+                tracing::warn!(%volume, number, reason, "proposal refused");
+                if let Some(volume) = self.volumes.get_mut(&volume) {
                     volume.replica.handle_refused(now, number);
                 }
             }
             ToStorage::Stop => self.handle_stop(),
         }
+    }
+
+    /// There is nothing to hand over.
+    pub(super) fn tell_not_open(&self, volume: VolumeId) {
+        let reason = "the volume is not open on this node".into();
+        self.tell(ToCluster::HandOverFailed { volume, reason });
     }
 
     fn handle_state(&mut self, state: CommittedState) {

@@ -72,9 +72,11 @@ impl Volume {
             Problem::DiskWriteFailed { .. } | Problem::DiskReadFailed { .. } | Problem::PayloadChecksum => {
                 true
             }
-            Problem::Protocol(_) | Problem::Refused(_) | Problem::Unsupported(_) | Problem::FullResync => {
-                false
-            }
+            Problem::DiskHangs
+            | Problem::Protocol(_)
+            | Problem::Refused(_)
+            | Problem::Unsupported(_)
+            | Problem::FullResync => false,
         });
     }
 

@@ -113,6 +113,8 @@ struct Inner {
     running: RefCell<Slab>,
     settles: RefCell<BTreeMap<u64, (Settle, usize)>>,
     listener: RefCell<Option<(SocketAddr, TcpListener)>>,
+    /// Connections that come wait in the kernel: a controlled move is under way.
+    moving: Cell<bool>,
     accept_waker: RefCell<Option<Waker>>,
     scratch: RefCell<Vec<u8>>,
     counter: Cell<u64>,
@@ -138,6 +140,7 @@ impl Service {
             running: RefCell::default(),
             settles: RefCell::default(),
             listener: RefCell::new(None),
+            moving: Cell::new(false),
             accept_waker: RefCell::new(None),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
             counter: Cell::new(0),
@@ -205,9 +208,7 @@ impl Service {
             drop(listener);
             tracing::info!(%address, "portal closed");
         }
-        if let Some(waker) = self.inner.accept_waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.set_moving(false);
         for link in self.inner.links() {
             link.end();
         }
@@ -219,11 +220,37 @@ impl Service {
         self.inner.listener.borrow().as_ref().and_then(|(_, listener)| listener.local_addr().ok())
     }
 
-    /// Asks every initiator to log out within `seconds`, before a controlled move.
+    /// Asks every initiator to log out within `seconds`, before a controlled move. Who comes from now on waits in the
+    /// kernel: a login would only last until the move.
     pub fn request_logout(&self, seconds: u16) {
+        self.set_moving(true);
         for link in self.inner.links() {
             link.push(Event::RequestLogout(seconds));
         }
+    }
+
+    /// The move did not come to pass: connections are accepted again.
+    pub fn resume(&self) {
+        self.set_moving(false);
+    }
+
+    fn set_moving(&self, moving: bool) {
+        self.inner.moving.set(moving);
+        if let Some(waker) = self.inner.accept_waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Initiators were asked to log out, and nobody else gets in.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.inner.moving.get()
+    }
+
+    /// Nobody is logged in.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.inner.links().iter().any(|link| link.nexus().is_some())
     }
 
     /// The backend's answer to a request. Unknown ids are ignored.
@@ -323,6 +350,7 @@ async fn accept(inner: Weak<Inner>) {
             *inner.accept_waker.borrow_mut() = Some(context.waker().clone());
             match &*inner.listener.borrow() {
                 None => Poll::Ready(None),
+                Some(_) if inner.moving.get() => Poll::Pending,
                 Some((_, listener)) => listener.poll_accept(context).map(Some),
             }
         });

@@ -1,0 +1,67 @@
+//! libiscsi's conformance suite against the demo: the mirrored pair, then the node that is left.
+//!
+//! Nothing fails, hangs or crashes; what is skipped is exactly what docs/conformance.md lists, with its reason.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futago_e2e::conformance::{self, Report, Verdict};
+use futago_e2e::demo::Demo;
+use futago_e2e::tools::{repository, work_dir};
+
+const HEALTHY: Duration = Duration::from_secs(90);
+/// Of the 230 tests of Debian 12's suite (libiscsi 1.19).
+const PASSES: usize = 178;
+/// Fails against any target, by this assertion alone: docs/conformance.md says why.
+const SUITES_OWN: (&str, &str) = ("iSCSITMF.LUNResetSimpleAsync", "test_async_lu_reset_simple.c:157");
+
+/// The tests that the document says are skipped.
+fn documented() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(repository().join("docs/conformance.md")).unwrap();
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    cells.map(|(name, _)| name.to_owned()).collect()
+}
+
+fn check(title: &str, demo: &Demo, tests: &[String]) {
+    let start = Instant::now();
+    let report = conformance::run(&demo.url(), tests, |_| ()).unwrap();
+    println!("conformance, {title}, {:.0} s:\n{report}", start.elapsed().as_secs_f32());
+    let faults: Vec<&str> = [Verdict::Fail, Verdict::Hang, Verdict::Crash]
+        .into_iter()
+        .flat_map(|verdict| report.with(verdict))
+        .filter(|case| {
+            case.name != SUITES_OWN.0 || case.reasons.iter().any(|why| !why.contains(SUITES_OWN.1))
+        })
+        .map(|case| case.name.as_str())
+        .collect();
+    assert!(faults.is_empty(), "{title}: {faults:?}");
+    check_skips(title, &report);
+}
+
+fn check_skips(title: &str, report: &Report) {
+    let run: BTreeSet<String> = report.cases.iter().map(|case| case.name.clone()).collect();
+    let documented = documented();
+    let unknown: Vec<&String> = documented.iter().filter(|name| !run.contains(*name)).collect();
+    assert!(unknown.is_empty(), "docs/conformance.md names tests that the suite does not have: {unknown:?}");
+    let skipped = report.names(Verdict::Skip);
+    let silent: Vec<&String> = skipped.difference(&documented).collect();
+    assert!(silent.is_empty(), "{title}: skipped, but not in docs/conformance.md: {silent:?}");
+    let stale: Vec<&String> = documented.difference(&skipped).collect();
+    assert!(stale.is_empty(), "{title}: docs/conformance.md says these are skipped, they ran: {stale:?}");
+    assert!(report.count(Verdict::Pass) >= PASSES, "{title}: only {} pass", report.count(Verdict::Pass));
+}
+
+#[test]
+fn the_suite_passes_on_both_nodes_and_on_one() {
+    let dir = work_dir("conformance");
+    let mut demo = Demo::start(&dir, "256MiB").unwrap();
+    demo.wait_healthy(HEALTHY).unwrap();
+    let tests = conformance::tests().unwrap();
+    check("mirrored pair", &demo, &tests);
+    demo.kill("a").unwrap();
+    futago_e2e::checker::reconnect(demo.portal(), &demo.iqn(), "iqn.2026-11.local.futago:wait", 1, HEALTHY)
+        .unwrap();
+    check("one node", &demo, &tests);
+    demo.stop().unwrap();
+}
