@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use base::ByteCount;
-use disk::{BufferMut, BufferPool, Disk, Durability, OpenOptions, Preallocate, Returned, Ring, RingConfig, Space};
+use disk::{
+    BufferMut, BufferPool, Disk, Durability, OpenOptions, Preallocate, Returned, Ring, RingConfig, Space,
+};
 use futago_e2e::tools::Random;
 
 use crate::Workload;

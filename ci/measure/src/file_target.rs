@@ -11,9 +11,13 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use base::{ByteCount, ClusterId, Lba, VolumeId};
-use disk::{BufferPool, Completion, Durability, PoolLimits, Readiness, Returned, Ring, RingConfig, Space, ZeroMode};
+use disk::{
+    BufferPool, Completion, Durability, PoolLimits, Readiness, Returned, Ring, RingConfig, Space, ZeroMode,
+};
 use scsi::UnitConfig;
-use storage::target::{BackendOp, BackendRequest, BlockBackend, Limits, Reply, RequestId, Service, TargetConfig};
+use storage::target::{
+    BackendOp, BackendRequest, BlockBackend, Limits, Reply, RequestId, Service, TargetConfig,
+};
 use tokio::sync::Notify;
 
 /// The one target.
@@ -60,7 +64,8 @@ pub(crate) fn run(path: &Path) -> Result<()> {
         let readiness = Readiness::of(&ring)?;
         let space = Space::of_disk(&disk);
         let ByteCount(size_bytes) = space.len();
-        let file = Rc::new(File { ring: RefCell::new(ring), space, buffers: buffers.clone(), wake: Notify::new() });
+        let file =
+            Rc::new(File { ring: RefCell::new(ring), space, buffers: buffers.clone(), wake: Notify::new() });
         let service = Service::new(Limits::default(), buffers, file.clone());
         let unit = UnitConfig::new(ClusterId(1), VolumeId(1), size_bytes / BLOCK_BYTES);
         let luns = BTreeMap::from([(0, unit)]);
@@ -69,10 +74,10 @@ pub(crate) fn run(path: &Path) -> Result<()> {
         service.start("127.0.0.1:0".parse()?)?;
         println!("READY {}", service.address().expect("open"));
         loop {
-            file.ring.borrow_mut().submit()?;
             while let Some(done) = next(&file) {
                 service.complete(RequestId(done.token), reply(done));
             }
+            file.ring.borrow_mut().submit()?;
             if file.ring.borrow_mut().is_ready() {
                 tokio::task::yield_now().await;
                 continue;

@@ -386,6 +386,8 @@ impl Client {
             Ok((0, _)) => bail!("the target closed the connection"),
             Ok((n, _)) => Ok(n),
             Err(rustix::io::Errno::AGAIN) if flags == RecvFlags::DONTWAIT => Ok(0),
+            // A profiler or debugger attached: nothing is lost.
+            Err(rustix::io::Errno::INTR) => Ok(0),
             Err(error) => Err(error).context("receive"),
         }
     }

@@ -176,7 +176,8 @@ fn one(system: &mut System, workload: &Workload, span_bytes: u64, seconds: f64) 
     let limit = Duration::from_secs_f64(seconds);
     let processes = system.processes();
     let mut meter = None;
-    let outcome = system.run(workload, span_bytes, limit, &mut || meter = Some(cpu::Meter::start(&processes)))?;
+    let outcome =
+        system.run(workload, span_bytes, limit, &mut || meter = Some(cpu::Meter::start(&processes)))?;
     let meter = meter.expect("the load was started");
     Ok(Sample { outcome, cpu: meter.stop() })
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::WORKLOADS;
 use crate::cpu::Cpu;
 use crate::load::Outcome;
-use crate::WORKLOADS;
 
 /// Systems that the others are compared with, and the column's title.
-const AGAINST: [(&str, &str); 4] = [("tcp", ":tcp"), ("tgt", ":tgt"), ("tgt-direct", ":tgt-dir"), ("bare", ":bare")];
+const AGAINST: [(&str, &str); 4] =
+    [("tcp", ":tcp"), ("tgt", ":tgt"), ("tgt-direct", ":tgt-dir"), ("bare", ":bare")];
 
 /// One measurement.
 pub(crate) struct Sample {
@@ -81,7 +82,11 @@ impl Report {
             "\nop/s, latency: median of the rounds; µs/op: processor time of all rounds by operations (server: all its \
              processes);\n:x = rate by the rate of x, median of the rounds' ratios\n\n",
         );
-        let _ = write!(text, "{:<14} {:<11} {:>9} {:>8} {:>9} {:>9}", "", "", "op/s", "MiB/s", "server µs", "client µs");
+        let _ = write!(
+            text,
+            "{:<14} {:<11} {:>9} {:>8} {:>9} {:>9}",
+            "", "", "op/s", "MiB/s", "server µs", "client µs"
+        );
         let _ = write!(text, " {:>9} {:>9}", "p50 µs", "p99 µs");
         for (_, title) in AGAINST {
             let _ = write!(text, " {title:>8}");
@@ -129,7 +134,9 @@ impl Report {
         let mut ratios: Vec<f64> = self
             .of(workload, index)
             .iter()
-            .filter_map(|mine| Some(mine.rate / others.iter().find(|theirs| theirs.round == mine.round)?.rate))
+            .filter_map(|mine| {
+                Some(mine.rate / others.iter().find(|theirs| theirs.round == mine.round)?.rate)
+            })
             .collect();
         (!ratios.is_empty()).then(|| median(&mut ratios))
     }
@@ -180,8 +187,12 @@ mod tests {
         assert_eq!(report.ratio("4k-read-d1", 0, "tgt"), Some(3.0));
         assert_eq!(report.ratio("4k-read-d1", 0, "bare"), None);
         let text = report.text();
-        let row: Vec<&str> = text.lines().find(|l| l.contains(" file ") && l.contains("4k-read-d1")).unwrap()
-            .split_whitespace().collect();
+        let row: Vec<&str> = text
+            .lines()
+            .find(|l| l.contains(" file ") && l.contains("4k-read-d1"))
+            .unwrap()
+            .split_whitespace()
+            .collect();
         assert_eq!(row[4], "10.0", "server µs per operation: {row:?}");
     }
 

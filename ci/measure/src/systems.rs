@@ -109,7 +109,8 @@ impl System {
 }
 
 fn enter(namespace: &File) -> Result<()> {
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).context("network namespace")
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .context("network namespace")
 }
 
 /// Moves this thread, and what it starts from now on, into a new network with a loopback.
@@ -123,7 +124,10 @@ fn new_namespace() -> Result<File> {
         .context("unshare")?;
     let mut line = String::new();
     BufReader::new(shell.stdout.take().context("stdout")?).read_line(&mut line)?;
-    ensure!(line.trim() == "up", "no new network namespace: start this through ci/bench, which gives it the rights");
+    ensure!(
+        line.trim() == "up",
+        "no new network namespace: start this through ci/bench, which gives it the rights"
+    );
     let namespace = File::open(format!("/proc/{}/ns/net", shell.id()))?;
     drop(shell.stdin.take());
     shell.wait()?;
@@ -188,7 +192,9 @@ fn demo(dir: &Path, span_bytes: u64, single: bool) -> Result<Started> {
 fn processes_of_group(group: u32, role: &str) -> Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
         if fields.split(' ').nth(2).and_then(|field| field.parse().ok()) != Some(group) {
@@ -198,7 +204,10 @@ fn processes_of_group(group: u32, role: &str) -> Result<Vec<Process>> {
         let is_storage = command.split('\0').any(|word| word == "storage");
         found.push((if is_storage { format!("{role} storage") } else { "other".into() }, pid));
     }
-    ensure!(found.iter().any(|(name, _)| name != "other") || role == "witness", "no storage process in {group}");
+    ensure!(
+        found.iter().any(|(name, _)| name != "other") || role == "witness",
+        "no storage process in {group}"
+    );
     Ok(found)
 }
 
@@ -216,7 +225,11 @@ fn raw() -> Result<Started> {
     let namespace = new_namespace()?;
     let (child, portal) = child_with_address(&["raw-server"])?;
     let processes = vec![("server".into(), child.id())];
-    Ok((Access::Network { address: Address { portal, iqn: None, lun: 0 }, namespace }, processes, Keeper::Child(child)))
+    Ok((
+        Access::Network { address: Address { portal, iqn: None, lun: 0 }, namespace },
+        processes,
+        Keeper::Child(child),
+    ))
 }
 
 /// This program again, as a server that tells its address.
@@ -228,7 +241,8 @@ fn child_with_address(arguments: &[&str]) -> Result<(Child, SocketAddr)> {
         .spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
-    let address = line.trim().strip_prefix("READY ").with_context(|| format!("{arguments:?} did not start"))?;
+    let address =
+        line.trim().strip_prefix("READY ").with_context(|| format!("{arguments:?} did not start"))?;
     Ok((child, address.parse()?))
 }
 
