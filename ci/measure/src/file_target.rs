@@ -12,7 +12,8 @@ use std::rc::Rc;
 use anyhow::Result;
 use base::{ByteCount, ClusterId, Lba, VolumeId};
 use disk::{
-    BufferPool, Completion, Durability, PoolLimits, Readiness, Returned, Ring, RingConfig, Space, ZeroMode,
+    BufferPool, Completion, Disk, Durability, PoolLimits, Readiness, Returned, Ring, RingConfig, Space,
+    ZeroMode,
 };
 use scsi::UnitConfig;
 use storage::target::{
@@ -57,37 +58,41 @@ impl BlockBackend for File {
 /// Serves `path`, LUN 0 of [`IQN`], on a port of its own until killed.
 pub(crate) fn run(path: &Path) -> Result<()> {
     let disk = crate::bare::open(path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // As the storage process does it: a task beside the connections' tasks.
+    tokio::task::LocalSet::new()
+        .block_on(&runtime, async move { tokio::task::spawn_local(serve(disk)).await? })
+}
+
+async fn serve(disk: Disk) -> Result<()> {
     let ring = Ring::new(&RingConfig::default())?;
     let buffers = BufferPool::new(PoolLimits { in_use_bytes: 192 << 20, cached_bytes: 64 << 20 });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, async move {
-        let readiness = Readiness::of(&ring)?;
-        let space = Space::of_disk(&disk);
-        let ByteCount(size_bytes) = space.len();
-        let file =
-            Rc::new(File { ring: RefCell::new(ring), space, buffers: buffers.clone(), wake: Notify::new() });
-        let service = Service::new(Limits::default(), buffers, file.clone());
-        let unit = UnitConfig::new(ClusterId(1), VolumeId(1), size_bytes / BLOCK_BYTES);
-        let luns = BTreeMap::from([(0, unit)]);
-        service.set_targets(&[TargetConfig { iqn: IQN.into(), luns, credentials: None }]);
-        service.set_served(VolumeId(1), true);
-        service.start("127.0.0.1:0".parse()?)?;
-        println!("READY {}", service.address().expect("open"));
-        loop {
-            while let Some(done) = next(&file) {
-                service.complete(RequestId(done.token), reply(done));
-            }
-            file.ring.borrow_mut().submit()?;
-            if file.ring.borrow_mut().is_ready() {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            tokio::select! {
-                () = file.wake.notified() => {}
-                ready = readiness.wait() => ready?,
-            }
+    let readiness = Readiness::of(&ring)?;
+    let space = Space::of_disk(&disk);
+    let ByteCount(size_bytes) = space.len();
+    let file =
+        Rc::new(File { ring: RefCell::new(ring), space, buffers: buffers.clone(), wake: Notify::new() });
+    let service = Service::new(Limits::default(), buffers, file.clone());
+    let unit = UnitConfig::new(ClusterId(1), VolumeId(1), size_bytes / BLOCK_BYTES);
+    let luns = BTreeMap::from([(0, unit)]);
+    service.set_targets(&[TargetConfig { iqn: IQN.into(), luns, credentials: None }]);
+    service.set_served(VolumeId(1), true);
+    service.start("127.0.0.1:0".parse()?)?;
+    println!("READY {}", service.address().expect("open"));
+    loop {
+        while let Some(done) = next(&file) {
+            service.complete(RequestId(done.token), reply(done));
         }
-    })
+        file.ring.borrow_mut().submit()?;
+        if file.ring.borrow_mut().is_ready() {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        tokio::select! {
+            () = file.wake.notified() => {}
+            ready = readiness.wait() => ready?,
+        }
+    }
 }
 
 fn next(file: &File) -> Option<Completion> {

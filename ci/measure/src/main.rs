@@ -24,7 +24,7 @@ mod systems;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use futago_e2e::tools::work_dir;
 
@@ -67,6 +67,12 @@ struct Options {
     /// MiB that reads and writes fall into (32 to 4096).
     #[arg(long, default_value_t = 128)]
     span: u64,
+    /// An earlier build of this program: its target is measured as `before`.
+    #[arg(long)]
+    before: Option<PathBuf>,
+    /// Where the files are; by default in RAM (/dev/shm), so that the target is measured and not the medium.
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// Also libiscsi's iscsi-perf (random reads), a client that nobody here wrote.
     #[arg(long)]
     iscsi_perf: bool,
@@ -137,7 +143,8 @@ fn main() -> Result<()> {
 
 fn iscsi(options: &Options) -> Result<()> {
     options.check()?;
-    let dir = work_dir("bench");
+    let dir = options.dir.clone().unwrap_or_else(in_ram).join(format!("futago-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let measured = measure(options, &dir);
     std::fs::remove_dir_all(&dir)?;
     let (report, independent) = measured?;
@@ -147,6 +154,12 @@ fn iscsi(options: &Options) -> Result<()> {
         print!("\niscsi-perf (libiscsi), random reads, op/s, the median of the rounds:\n{independent}");
     }
     Ok(())
+}
+
+/// The system's RAM disk; where there is none, the repository's disk.
+fn in_ram() -> PathBuf {
+    let ram = PathBuf::from("/dev/shm");
+    if ram.is_dir() { ram } else { work_dir("bench") }
 }
 
 fn measure(options: &Options, dir: &std::path::Path) -> Result<(Report, String)> {

@@ -20,10 +20,11 @@ use crate::load::{Address, Client, Outcome};
 use crate::{Options, Workload, file_target};
 
 /// Every system's name and what it is.
-pub(crate) const ALL: [(&str, &str); 9] = [
+pub(crate) const ALL: [(&str, &str); 10] = [
     ("mirror", "futago demo, two copies in sync: replication over TLS, each write durable on both"),
     ("single", "futago demo whose second node was killed: one copy, with replica, lease and activity log"),
     ("file", "this iSCSI target on one file, no replication: O_DIRECT, writes durable (RWF_DSYNC)"),
+    ("before", "as `file`, by the futago-measure that --before names"),
     ("tgt", "tgtd, bs-type rdwr, its default: page cache, write-back (an acknowledged write may be lost)"),
     ("tgt-sync", "tgtd, bs-type rdwr, O_SYNC, write cache off: page cache for reads, durable writes"),
     ("tgt-direct", "tgtd, bs-type rdwr, O_DIRECT and O_SYNC, write cache off: the same work as `file`"),
@@ -144,10 +145,17 @@ pub(crate) fn start(options: &Options, dir: &Path) -> Result<Vec<System>> {
         if !options.systems.is_empty() && !options.systems.iter().any(|wanted| wanted == name) {
             continue;
         }
+        if name == "before" && options.before.is_none() {
+            continue;
+        }
         eprintln!("bench: starting {name}");
         let (access, processes, keeper) = match name {
             "mirror" | "single" => demo(&dir.join(name), span_bytes, name == "single")?,
-            "file" => file(&dir.join("file.img"), span_bytes)?,
+            "file" => file(&std::env::current_exe()?, &dir.join("file.img"), span_bytes)?,
+            "before" => {
+                let program = options.before.as_deref().context("--before")?;
+                file(program, &dir.join("before.img"), span_bytes)?
+            }
             "tcp" => raw()?,
             "bare" => (
                 Access::Bare(Box::new(Bare::create(&dir.join("bare.img"), span_bytes)?)),
@@ -211,10 +219,10 @@ fn processes_of_group(group: u32, role: &str) -> Result<Vec<Process>> {
     Ok(found)
 }
 
-fn file(path: &Path, span_bytes: u64) -> Result<Started> {
+fn file(program: &Path, path: &Path, span_bytes: u64) -> Result<Started> {
     drop(Bare::create(path, span_bytes)?);
     let namespace = new_namespace()?;
-    let (child, portal) = child_with_address(&["file-target", &path.to_string_lossy()])?;
+    let (child, portal) = child_with_address(program, &["file-target", &path.to_string_lossy()])?;
     let address = Address { portal, iqn: Some(file_target::IQN.into()), lun: 0 };
     Client::open(&address)?.fill(span_bytes)?;
     let processes = vec![("target".into(), child.id())];
@@ -223,7 +231,7 @@ fn file(path: &Path, span_bytes: u64) -> Result<Started> {
 
 fn raw() -> Result<Started> {
     let namespace = new_namespace()?;
-    let (child, portal) = child_with_address(&["raw-server"])?;
+    let (child, portal) = child_with_address(&std::env::current_exe()?, &["raw-server"])?;
     let processes = vec![("server".into(), child.id())];
     Ok((
         Access::Network { address: Address { portal, iqn: None, lun: 0 }, namespace },
@@ -232,13 +240,10 @@ fn raw() -> Result<Started> {
     ))
 }
 
-/// This program again, as a server that tells its address.
-fn child_with_address(arguments: &[&str]) -> Result<(Child, SocketAddr)> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
+/// This program again (or an earlier build of it), as a server that tells its address.
+fn child_with_address(program: &Path, arguments: &[&str]) -> Result<(Child, SocketAddr)> {
+    let mut child =
+        Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
     let address =
