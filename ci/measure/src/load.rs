@@ -35,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     pub(crate) operations: u64,
-    latencies_us: Vec<f32>,
+    pub(crate) latencies_us: Vec<f32>,
 }
 
 impl Outcome {
@@ -44,12 +44,12 @@ impl Outcome {
         self.latencies_us.push(latency.as_secs_f32() * 1e6);
     }
 
-    /// Latencies of these quantiles, µs.
-    pub(crate) fn quantiles<const N: usize>(&self, wanted: [f64; N]) -> [f64; N] {
+    /// Latencies below which so many thousandths of the operations are, µs.
+    pub(crate) fn quantiles<const N: usize>(&self, thousandths: [usize; N]) -> [f64; N] {
         let mut sorted = self.latencies_us.clone();
         sorted.sort_by(f32::total_cmp);
-        wanted.map(|q| {
-            let at = ((sorted.len() as f64 * q) as usize).min(sorted.len().saturating_sub(1));
+        thousandths.map(|share| {
+            let at = (sorted.len() * share / 1000).min(sorted.len().saturating_sub(1));
             sorted.get(at).copied().map_or(0.0, f64::from)
         })
     }

@@ -51,7 +51,7 @@ impl Report {
 
     pub(crate) fn add(&mut self, system: usize, workload: &'static str, round: usize, sample: Sample) {
         let Sample { outcome, cpu } = sample;
-        let [p50_us, p99_us] = outcome.quantiles([0.5, 0.99]);
+        let [p50_us, p99_us] = outcome.quantiles([500, 990]);
         let operations = outcome.operations as f64;
         let rate = operations / outcome.elapsed.as_secs_f64();
         self.figures.entry((workload, system)).or_default().push(Figures {
