@@ -13,10 +13,14 @@ use control::api::{Answer, Command, Status};
 use control::settings::Settings;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, watch as channel};
 
 /// Handed to every handler.
 pub(crate) type Shared = Arc<App>;
+
+/// How long a page waits for the status of this moment, rather than show the last one.
+const FRESH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One console process.
 pub(crate) struct App {
@@ -69,6 +73,20 @@ impl App {
         self.snapshot.borrow().clone()
     }
 
+    /// What was last seen, with the status of this moment if it comes soon: a page that follows a command shows its
+    /// effect.
+    pub(crate) async fn fresh(&self) -> Snapshot {
+        let mut seen = self.seen();
+        if seen.is_stale() {
+            return seen;
+        }
+        if let Ok(Ok(status)) = tokio::time::timeout(FRESH_PATIENCE, self.upstream.status()).await {
+            seen.status = Some(status);
+            seen.heard_at = crate::text::unix_now();
+        }
+        seen
+    }
+
     /// The status of this moment, with the services, or why there is none.
     pub(crate) async fn status(&self) -> Result<Status, ApiError> {
         let (status, services) = tokio::join!(self.upstream.status(), self.upstream.services());
@@ -92,18 +110,23 @@ impl App {
     }
 }
 
-/// For the log; never the pairing code.
+/// For the log; never the pairing code, nor a secret.
 fn name_of(command: &Command) -> &'static str {
     match command {
         Command::CreateCluster { .. } => "create cluster",
         Command::OfferPairing => "offer pairing",
         Command::Pair { .. } => "pair",
         Command::CreateVolume { .. } => "create volume",
+        Command::GrowVolume { .. } => "grow volume",
         Command::DeleteVolume { .. } => "delete volume",
         Command::CreateTarget { .. } => "create target",
         Command::DeleteTarget { .. } => "delete target",
         Command::MapLun { .. } => "map LUN",
+        Command::ChangeLun { .. } => "change LUN",
         Command::UnmapLun { .. } => "unmap LUN",
+        Command::AllowInitiator { .. } => "allow initiator",
+        Command::DenyInitiator { .. } => "deny initiator",
+        Command::SetChap { .. } => "set CHAP",
         Command::HandOver { .. } => "hand over",
     }
 }

@@ -17,7 +17,9 @@ use crate::text::segment;
 use base::ByteCount;
 use base64::Engine;
 use control::api::{Event, Status};
+use control::names::Pattern;
 use control::service::ServiceStatus;
+use control::targets::{Chap, Presentation};
 use hyper::{Method, Uri};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -149,8 +151,22 @@ impl Client {
     }
 
     /// A new volume on every data node.
-    pub async fn create_volume(&self, name: &str, size: ByteCount) -> Result<(), ClientError> {
-        self.change(Method::POST, "/api/v1/volumes", &serde_json::json!({ "name": name, "size": size })).await
+    pub async fn create_volume(
+        &self,
+        name: &str,
+        size: ByteCount,
+        presentation: Presentation,
+    ) -> Result<(), ClientError> {
+        let Presentation { block_format, thin } = presentation;
+        let body =
+            serde_json::json!({ "name": name, "size": size, "block_format": block_format, "thin": thin });
+        self.change(Method::POST, "/api/v1/volumes", &body).await
+    }
+
+    /// Gives a volume a larger size. Returns when it has it, or after a while, when that goes on by itself.
+    pub async fn grow_volume(&self, name: &str, size: ByteCount) -> Result<(), ClientError> {
+        let path = format!("/api/v1/volumes/{}/grow", segment(name));
+        self.change(Method::POST, &path, &serde_json::json!({ "size": size })).await
     }
 
     /// Deletes a volume that no target uses. The data is lost.
@@ -174,10 +190,61 @@ impl Client {
         self.delete(&format!("/api/v1/targets/{}", segment(iqn))).await
     }
 
-    /// Shows a volume as a LUN.
-    pub async fn map_lun(&self, iqn: &str, lun: u16, volume: &str) -> Result<(), ClientError> {
+    /// Shows a volume as a LUN, to those `initiators` alone if there are any.
+    pub async fn map_lun(
+        &self,
+        iqn: &str,
+        lun: u16,
+        volume: &str,
+        read_only: bool,
+        initiators: &[Pattern],
+    ) -> Result<(), ClientError> {
         let path = format!("/api/v1/targets/{}/luns", segment(iqn));
-        self.change(Method::POST, &path, &serde_json::json!({ "lun": lun, "volume": volume })).await
+        let body = serde_json::json!({
+            "lun": lun, "volume": volume, "read_only": read_only, "initiators": initiators
+        });
+        self.change(Method::POST, &path, &body).await
+    }
+
+    /// Changes how a LUN is shown; what is `None` stays.
+    pub async fn change_lun(
+        &self,
+        iqn: &str,
+        lun: u16,
+        read_only: Option<bool>,
+        initiators: Option<&[Pattern]>,
+    ) -> Result<(), ClientError> {
+        let path = format!("/api/v1/targets/{}/luns/{lun}", segment(iqn));
+        let body = serde_json::json!({ "read_only": read_only, "initiators": initiators });
+        self.change(Method::PATCH, &path, &body).await
+    }
+
+    /// Lets initiators log in to a target.
+    pub async fn allow_initiator(&self, iqn: &str, pattern: &Pattern) -> Result<(), ClientError> {
+        let path = format!("/api/v1/targets/{}/initiators", segment(iqn));
+        self.change(Method::POST, &path, &serde_json::json!({ "pattern": pattern })).await
+    }
+
+    /// Takes such a rule back; the last one only if the target is to be `open` to everyone.
+    pub async fn deny_initiator(&self, iqn: &str, pattern: &Pattern, open: bool) -> Result<(), ClientError> {
+        self.delete(&format!("{}?open={open}", rule_path(iqn, pattern))).await
+    }
+
+    /// Sets (or, with `None`, removes) CHAP of a target or of one of its rules.
+    pub async fn set_chap(
+        &self,
+        iqn: &str,
+        pattern: Option<&Pattern>,
+        chap: Option<&Chap>,
+    ) -> Result<(), ClientError> {
+        let place = match pattern {
+            None => format!("/api/v1/targets/{}/chap", segment(iqn)),
+            Some(pattern) => format!("{}/chap", rule_path(iqn, pattern)),
+        };
+        match chap {
+            None => self.delete(&place).await,
+            Some(chap) => self.change(Method::PUT, &place, &serde_json::json!(chap)).await,
+        }
     }
 
     /// Takes a LUN away.
@@ -239,6 +306,10 @@ impl Client {
             )),
         }
     }
+}
+
+fn rule_path(iqn: &str, pattern: &Pattern) -> String {
+    format!("/api/v1/targets/{}/initiators/{}", segment(iqn), segment(pattern.as_str()))
 }
 
 async fn dial(

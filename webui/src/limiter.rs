@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use transport::door::party;
 
 /// Wrong passwords without a wait.
 const FREE: u32 = 4;
@@ -40,7 +41,7 @@ impl Limiter {
     /// Counts an attempt from `address` as failed before its password is looked at, so that attempts at the same
     /// time do not slip past each other; [`Limiter::forgive`] takes it back. Answers the wait if it is too early.
     pub(crate) fn attempt(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let address = group(address);
+        let address = party(address);
         let mut table = self.lock();
         table.retain(|_, f| now.saturating_duration_since(f.last) < FORGET);
         if let Some(failures) = table.get(&address) {
@@ -60,19 +61,11 @@ impl Limiter {
 
     /// The password from `address` was right.
     pub(crate) fn forgive(&self, address: IpAddr) {
-        self.lock().remove(&group(address));
+        self.lock().remove(&party(address));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Failures>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One customer's IPv6 network counts as one address: it has 2^64 of them.
-fn group(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - A connection that does not finish its TLS handshake or its request head in time is closed.
-//! - At most [`CONNECTIONS`] connections are open; more wait in the kernel's queue.
+//! - At most [`CONNECTIONS`] connections are open. On the HTTPS port a new one makes another give way
+//!   ([`transport::door`]); on the socket more wait in the kernel's queue.
 //! - `run/web.sock` never exists with a mode other than 0600.
 
 use crate::app::Shared;
@@ -25,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use transport::door::Door;
 
 /// Open connections per listener.
 const CONNECTIONS: usize = 256;
@@ -84,15 +86,16 @@ pub(crate) fn network_router(app: Shared) -> Router {
 pub(crate) async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, app: Shared) {
     let router = network_router(app);
     let acceptor = TlsAcceptor::from(tls);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let door = Door::new(CONNECTIONS);
     loop {
-        let slot = slots.clone().acquire_owned().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let (router, acceptor) = (router.clone(), acceptor.clone());
+                let place = door.enter(peer.ip());
                 tokio::spawn(async move {
-                    greet(stream, peer, acceptor, router).await;
-                    drop(slot);
+                    if place.hold(greet(stream, peer, acceptor, router)).await.is_none() {
+                        tracing::debug!(%peer, "gave way to a newer connection");
+                    }
                 });
             }
             Err(error) => pause_after(&error).await,

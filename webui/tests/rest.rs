@@ -5,6 +5,8 @@ mod fake;
 
 use base::ByteCount;
 use control::api::{Command, VolumeState};
+use control::names::Pattern;
+use control::targets::{BlockFormat, Chap, Login, Presentation, Secret};
 use fake::Fake;
 use futago_webui::client::{Client, Trust};
 use std::os::unix::fs::PermissionsExt;
@@ -48,14 +50,19 @@ async fn drive(client: &Client, fake: &Fake) {
     assert_eq!(status.services.len(), 3, "merged from the supervisor");
     assert_eq!(client.events(3).await.unwrap().len(), 2);
 
-    client.create_volume("vm", ByteCount::gib(1)).await.unwrap();
-    assert_eq!(client.create_volume("vm", ByteCount::gib(1)).await.unwrap_err().kind, "exists");
+    let native = Presentation { block_format: BlockFormat::Native, thin: false };
+    client.create_volume("vm", ByteCount::gib(1), native).await.unwrap();
+    let again = client.create_volume("vm", ByteCount::gib(1), Presentation::default()).await;
+    assert_eq!(again.unwrap_err().kind, "exists");
     client.create_target("iqn.2026-11.local.futago:two").await.unwrap();
-    client.map_lun("iqn.2026-11.local.futago:two", 7, "vm").await.unwrap();
+    access(client).await;
     assert_eq!(client.delete_volume("vm").await.unwrap_err().kind, "in_use");
     client.unmap_lun("iqn.2026-11.local.futago:two", 7).await.unwrap();
     client.delete_volume("vm").await.unwrap();
     client.delete_target("iqn.2026-11.local.futago:two").await.unwrap();
+    client.grow_volume("demo", ByteCount::gib(300)).await.unwrap();
+    assert_eq!(client.status().await.unwrap().volumes[0].size, ByteCount::gib(300));
+    assert_eq!(client.grow_volume("demo", ByteCount::gib(1)).await.unwrap_err().kind, "invalid");
     client.hand_over("demo", Some("b")).await.unwrap();
     assert_eq!(client.hand_over("none", None).await.unwrap_err().kind, "not_found");
     let offer = client.offer_pairing().await.unwrap();
@@ -64,6 +71,12 @@ async fn drive(client: &Client, fake: &Fake) {
     assert_eq!(client.create_cluster("127.0.0.50:3260".parse().unwrap()).await.unwrap_err().kind, "exists");
     let seen = fake.edit(|w| w.commands.clone());
     assert!(seen.contains(&Command::HandOver { volume: "demo".into(), to: Some("b".into()) }));
+
+    assert!(seen.contains(&Command::CreateVolume {
+        name: "vm".into(),
+        size: ByteCount::gib(1),
+        presentation: native
+    }));
 
     let bundle = client.support_bundle().await.unwrap();
     assert!(bundle.windows(11).any(|w| w == b"status.json"));
@@ -75,6 +88,42 @@ async fn drive(client: &Client, fake: &Fake) {
     assert_eq!(client.services().await.unwrap().len(), 3, "the supervisor still answers");
     fake.resume();
     client.status().await.unwrap();
+}
+
+/// LUNs, rules and CHAP of the target `two`.
+async fn access(client: &Client) {
+    const IQN: &str = "iqn.2026-11.local.futago:two";
+    let (all, one) = (Pattern::typed("iqn.1998-01.com.vmware:*"), Pattern::typed("iqn.2026-11.x:a/b?c"));
+    client.map_lun(IQN, 7, "vm", true, &[]).await.unwrap();
+    client.change_lun(IQN, 7, Some(false), Some(std::slice::from_ref(&all))).await.unwrap();
+    client.allow_initiator(IQN, &all).await.unwrap();
+    client.allow_initiator(IQN, &one).await.unwrap();
+    let chap = |secret: &str, mutual: Option<Login>| Chap {
+        user: "host".into(),
+        secret: Secret::new(secret.into()),
+        mutual,
+    };
+    let own = Login { user: "array".into(), secret: Secret::new("hidden-secret-2".into()) };
+    client.set_chap(IQN, None, Some(&chap("hidden-secret-1", None))).await.unwrap();
+    client.set_chap(IQN, Some(&one), Some(&chap("hidden-secret-3", Some(own)))).await.unwrap();
+
+    let status = client.status().await.unwrap();
+    assert_eq!(status.sessions.len(), 1);
+    let target = status.targets.into_iter().find(|t| t.iqn == IQN).unwrap();
+    assert_eq!((target.luns[0].read_only, &target.luns[0].initiators[..]), (false, &[all.clone()][..]));
+    assert_eq!(target.initiators[1].chap.as_ref().unwrap().mutual.as_ref().unwrap().user, "array");
+    assert!(!serde_json::to_string(&target).unwrap().contains("hidden"));
+    let bundle = client.support_bundle().await.unwrap();
+    assert!(!bundle.windows(6).any(|window| window == b"hidden"));
+
+    assert_eq!(client.deny_initiator(IQN, &one, false).await, Ok(()));
+    assert_eq!(client.deny_initiator(IQN, &all, false).await.unwrap_err().kind, "refused");
+    client.deny_initiator(IQN, &all, true).await.unwrap();
+    client.set_chap(IQN, None, None).await.unwrap();
+    assert_eq!(client.set_chap(IQN, Some(&one), None).await.unwrap_err().kind, "not_found");
+    let status = client.status().await.unwrap();
+    let target = status.targets.into_iter().find(|t| t.iqn == IQN).unwrap();
+    assert!(target.initiators.is_empty() && target.chap.is_none());
 }
 
 #[test]

@@ -13,12 +13,17 @@ extern crate alloc;
 
 mod bytes;
 mod id;
+mod reservations;
 mod time;
 mod units;
 mod volume;
 
 pub use bytes::{DecodeError, Reader, Writer, crc32c};
 pub use id::{ClusterId, InstanceId, NodeId, ReplicaId, SessionId, VolumeId};
+pub use reservations::{
+    CommittedReservations, InitiatorPort, MAX_ISCSI_NAME_BYTES, MAX_REGISTRATIONS, Registration, Reservation,
+    ReservationProposal, ReservationType, Reservations,
+};
 pub use time::Monotonic;
 pub use units::{ByteCount, Epoch, LOGICAL_BLOCK_BYTES, Lba};
 pub use volume::{Change, EpochReason, Proposal, ProposalId, VolumeConfig};

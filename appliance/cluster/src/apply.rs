@@ -1,21 +1,22 @@
-//! Applying a committed command: members, volumes and targets come and go.
+//! Applying a committed command: members and volumes come and go. (Targets: [`crate::targets`].)
 
 use crate::command::{Command, Outcome, Refusal, RefusalKind, Severity};
-use crate::state::{ClusterIdentity, ClusterState, SIZE_UNIT_BYTES, VolumeEntry};
+use crate::state::{ClusterIdentity, ClusterState, MAX_VOLUME_BYTES, SIZE_UNIT_BYTES, VolumeEntry};
 use alloc::{collections::BTreeMap, format, string::String};
-use base::{ByteCount, ClusterId, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig, VolumeId};
-use control::link::{Member, Target};
+use base::{
+    ByteCount, ClusterId, CommittedReservations, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig,
+    VolumeId,
+};
+use control::link::Member;
 use control::settings::{TIME_SCALES, is_name};
+use control::targets::Presentation;
 use core::net::SocketAddr;
 
-type Applied = Result<Outcome, Refusal>;
+/// What comes of a command.
+pub(crate) type Applied = Result<Outcome, Refusal>;
 
 /// Most data nodes of a cluster.
 const MAX_DATA_NODES: usize = 3;
-/// Longest iSCSI name, RFC 7143 §4.2.7.1.
-const MAX_ISCSI_NAME_BYTES: usize = 223;
-/// Highest LUN of the flat space addressing method, SAM-5 §4.7.6.
-const MAX_LUN: u16 = 16383;
 
 impl ClusterState {
     /// Applies one committed command. The same commands in the same order make the same state on every node.
@@ -26,15 +27,26 @@ impl ClusterState {
             }
             Command::AddMember(member) => self.add_member(member),
             Command::RemoveMember { node } => self.remove_member(*node),
-            Command::CreateVolume { id, name, size, write_back } => {
-                self.create_volume(*id, name, *size, *write_back)
+            Command::CreateVolume { id, name, size, write_back, presentation } => {
+                self.create_volume(*id, name, *size, *write_back, *presentation)
             }
+            Command::GrowVolume { name, size } => self.grow_volume(name, *size),
+            Command::EndGrowth { volume, size, reason } => Ok(self.end_growth(*volume, *size, reason)),
             Command::DeleteVolume { name } => self.delete_volume(name),
             Command::Propose(proposal) => Ok(self.propose(proposal)),
+            Command::Reserve(proposal) => self.reserve(proposal),
             Command::CreateTarget { iqn } => self.create_target(iqn),
             Command::DeleteTarget { iqn } => self.delete_target(iqn),
-            Command::MapLun { iqn, lun, volume } => self.map_lun(iqn, *lun, volume),
+            Command::MapLun { iqn, lun, volume, read_only, initiators } => {
+                self.map_lun(iqn, *lun, volume, *read_only, initiators)
+            }
+            Command::ChangeLun { iqn, lun, read_only, initiators } => {
+                self.change_lun(iqn, *lun, *read_only, initiators.as_deref())
+            }
             Command::UnmapLun { iqn, lun } => self.unmap_lun(iqn, *lun),
+            Command::AllowInitiator { iqn, pattern } => self.allow_initiator(iqn, pattern),
+            Command::DenyInitiator { iqn, pattern, open } => self.deny_initiator(iqn, pattern, *open),
+            Command::SetChap { iqn, pattern, chap } => self.set_chap(iqn, pattern.as_ref(), chap.as_ref()),
         };
         applied.unwrap_or_else(Outcome::Refused)
     }
@@ -133,7 +145,14 @@ impl ClusterState {
         Ok(Outcome::told(Severity::Warning, text))
     }
 
-    fn create_volume(&mut self, id: VolumeId, name: &str, size: ByteCount, write_back: bool) -> Applied {
+    fn create_volume(
+        &mut self,
+        id: VolumeId,
+        name: &str,
+        size: ByteCount,
+        write_back: bool,
+        presentation: Presentation,
+    ) -> Applied {
         self.need_cluster()?;
         if id.0 == 0 || !is_name(name) {
             return refuse(
@@ -143,6 +162,13 @@ impl ClusterState {
         }
         if size.0 == 0 || !size.0.is_multiple_of(SIZE_UNIT_BYTES) {
             return refuse(RefusalKind::Invalid, format!("the size {} B is no multiple of 4096 B", size.0));
+        }
+        if size.0 > MAX_VOLUME_BYTES {
+            let most = ByteCount(MAX_VOLUME_BYTES);
+            return refuse(
+                RefusalKind::Invalid,
+                format!("{size} are more than {most}, the most for a volume"),
+            );
         }
         if self.volume_named(name).is_some() || self.volumes.contains_key(&id) {
             return refuse(RefusalKind::Exists, format!("volume {name} exists"));
@@ -165,8 +191,12 @@ impl ClusterState {
         let entry = VolumeEntry {
             name: name.into(),
             config,
+            wanted_size: None,
+            not_grown: None,
+            presentation,
             proposals: BTreeMap::new(),
             promotions: BTreeMap::new(),
+            reservations: CommittedReservations::default(),
         };
         self.volumes.insert(id, entry);
         Ok(Outcome::told(Severity::Info, format!("Volume {name} of {size} was created.")))
@@ -175,7 +205,7 @@ impl ClusterState {
     fn delete_volume(&mut self, name: &str) -> Applied {
         let id = self.volume_id(name)?;
         for target in self.targets.values() {
-            if let Some((lun, _)) = target.luns.iter().find(|(_, volume)| **volume == id) {
+            if let Some((lun, _)) = target.luns.iter().find(|(_, mapping)| mapping.volume == id) {
                 let text = format!("volume {name} is LUN {lun} of target {}", target.iqn);
                 return refuse(RefusalKind::InUse, text);
             }
@@ -185,70 +215,14 @@ impl ClusterState {
         Ok(Outcome::told(Severity::Warning, format!("Volume {name} was deleted.")))
     }
 
-    fn create_target(&mut self, iqn: &str) -> Applied {
-        self.need_cluster()?;
-        if !is_iscsi_name(iqn) {
-            return refuse(
-                RefusalKind::Invalid,
-                format!("{iqn:?} is no iSCSI name (iqn.YYYY-MM.domain:text or eui.)"),
-            );
-        }
-        if self.targets.contains_key(iqn) {
-            return refuse(RefusalKind::Exists, format!("target {iqn} exists"));
-        }
-        self.targets.insert(iqn.into(), Target { iqn: iqn.into(), luns: BTreeMap::new() });
-        Ok(Outcome::told(Severity::Info, format!("Target {iqn} was created.")))
-    }
-
-    fn delete_target(&mut self, iqn: &str) -> Applied {
-        match self.targets.remove(iqn) {
-            Some(_) => Ok(Outcome::told(Severity::Warning, format!("Target {iqn} was deleted."))),
-            None => refuse(RefusalKind::NotFound, format!("target {iqn} does not exist")),
-        }
-    }
-
-    fn map_lun(&mut self, iqn: &str, lun: u16, volume: &str) -> Applied {
-        let id = self.volume_id(volume)?;
-        if lun > MAX_LUN {
-            return refuse(RefusalKind::Invalid, format!("LUN {lun} is over {MAX_LUN}"));
-        }
-        // One device server per volume: reservations and unit attentions would differ between two LUNs of it.
-        for target in self.targets.values() {
-            if let Some((other, _)) = target.luns.iter().find(|(_, shown)| **shown == id) {
-                let text = format!("volume {volume} is LUN {other} of target {} already", target.iqn);
-                return refuse(RefusalKind::InUse, text);
-            }
-        }
-        let Some(target) = self.targets.get_mut(iqn) else {
-            return refuse(RefusalKind::NotFound, format!("target {iqn} does not exist"));
-        };
-        if target.luns.contains_key(&lun) {
-            return refuse(RefusalKind::Exists, format!("target {iqn} has a LUN {lun} already"));
-        }
-        target.luns.insert(lun, id);
-        Ok(Outcome::told(Severity::Info, format!("Volume {volume} is LUN {lun} of target {iqn}.")))
-    }
-
-    fn unmap_lun(&mut self, iqn: &str, lun: u16) -> Applied {
-        let Some(target) = self.targets.get_mut(iqn) else {
-            return refuse(RefusalKind::NotFound, format!("target {iqn} does not exist"));
-        };
-        match target.luns.remove(&lun) {
-            Some(_) => {
-                Ok(Outcome::told(Severity::Warning, format!("LUN {lun} of target {iqn} was taken away.")))
-            }
-            None => refuse(RefusalKind::NotFound, format!("target {iqn} has no LUN {lun}")),
-        }
-    }
-
-    fn need_cluster(&self) -> Result<(), Refusal> {
+    pub(crate) fn need_cluster(&self) -> Result<(), Refusal> {
         match self.cluster {
             Some(_) => Ok(()),
             None => refuse(RefusalKind::Unavailable, "this node is in no cluster".into()),
         }
     }
 
-    fn volume_id(&self, name: &str) -> Result<VolumeId, Refusal> {
+    pub(crate) fn volume_id(&self, name: &str) -> Result<VolumeId, Refusal> {
         match self.volume_named(name) {
             Some(entry) => Ok(entry.config.volume),
             None => refuse(RefusalKind::NotFound, format!("volume {name} does not exist")),
@@ -256,7 +230,7 @@ impl ClusterState {
     }
 }
 
-fn refuse<T>(kind: RefusalKind, message: String) -> Result<T, Refusal> {
+pub(crate) fn refuse<T>(kind: RefusalKind, message: String) -> Result<T, Refusal> {
     Err(Refusal::new(kind, message))
 }
 
@@ -269,27 +243,4 @@ fn check_member(member: &Member) -> Result<(), Refusal> {
         return refuse(RefusalKind::Invalid, text);
     }
     Ok(())
-}
-
-/// RFC 7143 §4.2.7: `iqn.` with year, month and a reversed domain (RFC 3720's lower-case form), or `eui.` with 16
-/// hexadecimal digits.
-fn is_iscsi_name(name: &str) -> bool {
-    if name.len() > MAX_ISCSI_NAME_BYTES {
-        return false;
-    }
-    if let Some(digits) = name.strip_prefix("eui.") {
-        return digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    }
-    let Some((date, authority)) = name.strip_prefix("iqn.").and_then(|rest| rest.split_once('.')) else {
-        return false;
-    };
-    let Some((year, month)) = date.split_once('-') else { return false };
-    let digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
-    let domain = authority.split(':').next().unwrap_or_default();
-    digits(year, 4)
-        && digits(month, 2)
-        && !domain.is_empty()
-        && authority
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':'))
 }

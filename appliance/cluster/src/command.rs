@@ -1,9 +1,11 @@
 //! What is proposed to the voters, and what comes of it.
 
 use alloc::{format, string::String, vec::Vec};
-use base::{ByteCount, ClusterId, Epoch, NodeId, Proposal, VolumeId};
+use base::{ByteCount, ClusterId, Epoch, NodeId, Proposal, ReservationProposal, VolumeId};
 use control::api::Answer;
 use control::link::Member;
+use control::names::Pattern;
+use control::targets::{Chap, Presentation};
 use core::fmt;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,25 @@ pub enum Command {
         size: ByteCount,
         /// Write-back cache (S1).
         write_back: bool,
+        /// How it is shown to initiators.
+        #[serde(default)]
+        presentation: Presentation,
+    },
+    /// A larger size is wanted: every copy makes room, then the primary proposes it (S22).
+    GrowVolume {
+        /// Its name.
+        name: String,
+        /// More than it has, a multiple of 4096 bytes, at most [`crate::MAX_VOLUME_BYTES`].
+        size: ByteCount,
+    },
+    /// A node can't make room for the wanted size: it is not wanted any more. If another one is, nothing changes.
+    EndGrowth {
+        /// Which volume.
+        volume: VolumeId,
+        /// The size that was wanted.
+        size: ByteCount,
+        /// A sentence that names the node, what it needs and what it has.
+        reason: String,
     },
     /// Delete a volume that no target shows.
     DeleteVolume {
@@ -48,6 +69,8 @@ pub enum Command {
     },
     /// Change one volume's configuration (compare-and-swap on its epoch).
     Propose(Proposal),
+    /// Change one volume's persistent reservations (compare-and-swap on its epoch and their revision, S15).
+    Reserve(ReservationProposal),
     /// Create a target without LUNs.
     CreateTarget {
         /// iSCSI name, RFC 7143 §4.2.7.
@@ -66,6 +89,23 @@ pub enum Command {
         lun: u16,
         /// Name of a volume that no LUN shows yet.
         volume: String,
+        /// Writes are refused.
+        #[serde(default)]
+        read_only: bool,
+        /// Who sees it of those who may log in; empty: all of them.
+        #[serde(default)]
+        initiators: Vec<Pattern>,
+    },
+    /// Change how a LUN is shown; what is `None` stays.
+    ChangeLun {
+        /// The target.
+        iqn: String,
+        /// Which LUN.
+        lun: u16,
+        /// Writes are refused.
+        read_only: Option<bool>,
+        /// Who sees it; empty: all who may log in.
+        initiators: Option<Vec<Pattern>>,
     },
     /// Take a LUN away.
     UnmapLun {
@@ -73,6 +113,31 @@ pub enum Command {
         iqn: String,
         /// Which LUN.
         lun: u16,
+    },
+    /// Let initiators log in; with the first rule only those whom one covers.
+    AllowInitiator {
+        /// The target.
+        iqn: String,
+        /// Which initiators.
+        pattern: Pattern,
+    },
+    /// Take a rule back.
+    DenyInitiator {
+        /// The target.
+        iqn: String,
+        /// Which rule.
+        pattern: Pattern,
+        /// The last one too, which lets everyone in.
+        open: bool,
+    },
+    /// Set or remove CHAP of a target or of one of its rules.
+    SetChap {
+        /// The target.
+        iqn: String,
+        /// Which rule; `None`: the target.
+        pattern: Option<Pattern>,
+        /// `None`: no CHAP.
+        chap: Option<Chap>,
     },
 }
 
@@ -85,14 +150,16 @@ pub enum Outcome {
         /// For the event list.
         notes: Vec<Note>,
     },
-    /// A [`Command::Propose`] that acted on another epoch than the present one: nothing changed, and it can never apply.
+    /// A [`Command::Propose`] or [`Command::Reserve`] that acted on another epoch than the present one: nothing changed, and it can never apply.
     Stale {
         /// The volume's present epoch.
         epoch: Epoch,
     },
-    /// A [`Command::Propose`] whose number, or a later one of the same process, was seen before (S21): nothing changed.
+    /// A [`Command::Propose`] whose number, or a later one of the same process, was seen before, or a
+    /// [`Command::Reserve`] that was applied before (S21): nothing changed.
     Repeated {
-        /// The epoch that the proposal of that number made; `None` if it made none, or another came after it.
+        /// The epoch that the proposal of that number made (for [`Command::Reserve`], the present one); `None` if it made
+        /// none, or another came after it.
         made: Option<Epoch>,
     },
     /// Not allowed or not possible: nothing changed.

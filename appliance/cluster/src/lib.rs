@@ -2,7 +2,7 @@
 //!
 //! - [`ClusterState`]: what the Raft log adds up to. [`ClusterState::apply`] is a function of the state and the
 //!   [`Command`] alone, so that every voter reaches the same state; it is where "who may propose what" is enforced
-//!   (S2, S3, S8, S21, S22).
+//!   (S2, S3, S8, S15, S21, S22).
 //! - [`lease`]: the right to serve (S5): the voter's side, the asker's side, and the storage process's guard.
 //! - [`liveness`]: who is heard, and who hears.
 //! - [`promotion`]: when this node proposes itself as primary (S3, S6), and what a hand-over request means.
@@ -29,10 +29,14 @@ pub mod lease;
 pub mod liveness;
 pub mod placement;
 pub mod promotion;
+mod reservations;
 mod state;
+mod targets;
 mod volume;
 mod voters;
 
 pub use command::{Command, Note, Outcome, Refusal, RefusalKind, Severity};
-pub use state::{ClusterIdentity, ClusterState, LastNumber, STATE_VERSION, StateError, VolumeEntry};
+pub use state::{
+    ClusterIdentity, ClusterState, LastNumber, MAX_VOLUME_BYTES, STATE_VERSION, StateError, VolumeEntry,
+};
 pub use voters::Voters;

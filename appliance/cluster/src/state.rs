@@ -5,17 +5,20 @@ use alloc::{
     format,
     string::String,
 };
-use base::{ClusterId, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
-use control::link::{CommittedState, Member, Target, Volume};
+use base::{ByteCount, ClusterId, CommittedReservations, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
+use control::link::{CommittedState, Member, Volume};
 use control::settings::{Timing, is_name};
+use control::targets::{Presentation, Target};
 use core::fmt;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// The version of [`ClusterState`]'s JSON form that this build writes and reads.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 3;
 /// Sizes are multiples of this many bytes.
 pub(crate) const SIZE_UNIT_BYTES: u64 = 4096;
+/// Largest volume: what a VMFS datastore can use of one LUN.
+pub const MAX_VOLUME_BYTES: u64 = 62 << 40;
 
 /// Everything committed. Serialised as JSON in snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +62,30 @@ pub struct VolumeEntry {
     pub name: String,
     /// Its configuration.
     pub config: VolumeConfig,
+    /// The larger size that the administrator wants, until it is the size or no copy can have it (S22).
+    pub wanted_size: Option<ByteCount>,
+    /// Why the last size that was wanted is not wanted any more, if it did not come about.
+    pub not_grown: Option<String>,
+    /// How it is shown to initiators.
+    pub presentation: Presentation,
     /// Last number seen from each node's storage process (S21): shrink, grow, hand-over, resize.
     pub proposals: BTreeMap<NodeId, LastNumber>,
     /// Last number seen from each node's manager, which proposes promotions and counts apart.
     pub promotions: BTreeMap<NodeId, LastNumber>,
+    /// Its persistent reservations (S15).
+    pub reservations: CommittedReservations,
+}
+
+impl VolumeEntry {
+    fn for_storage(&self) -> Volume {
+        Volume {
+            name: self.name.clone(),
+            config: self.config.clone(),
+            wanted_size: self.wanted_size,
+            presentation: self.presentation,
+            reservations: self.reservations.clone(),
+        }
+    }
 }
 
 /// The last proposal of one proposer (S21).
@@ -100,6 +123,23 @@ impl Default for ClusterState {
             deleted: BTreeSet::new(),
         }
     }
+}
+
+/// Whether a volume of `size` may become one of `wanted`; the error says why not (S22).
+pub(crate) fn check_growth(size: ByteCount, wanted: ByteCount) -> Result<(), String> {
+    if !wanted.0.is_multiple_of(SIZE_UNIT_BYTES) {
+        return Err(format!("the size {} B is no multiple of {SIZE_UNIT_BYTES} B", wanted.0));
+    }
+    if wanted < size {
+        return Err(format!("it has {size} and can't become smaller, {wanted} would lose data"));
+    }
+    if wanted == size {
+        return Err(format!("it has {size} already"));
+    }
+    if wanted.0 > MAX_VOLUME_BYTES {
+        return Err(format!("{wanted} are more than {}, the most for a volume", ByteCount(MAX_VOLUME_BYTES)));
+    }
+    Ok(())
 }
 
 impl ClusterState {
@@ -143,7 +183,7 @@ impl ClusterState {
             cluster: cluster.id,
             node,
             members: self.members.values().cloned().collect(),
-            volumes: here.map(|v| Volume { name: v.name.clone(), config: v.config.clone() }).collect(),
+            volumes: here.map(VolumeEntry::for_storage).collect(),
             targets: self.targets.values().cloned().collect(),
             deleted: self.deleted.iter().copied().collect(),
             portal: Some(cluster.portal),
@@ -198,6 +238,9 @@ impl ClusterState {
         if config.size.0 == 0 || !config.size.0.is_multiple_of(SIZE_UNIT_BYTES) {
             return fault("size is no multiple of 4096 bytes");
         }
+        if entry.wanted_size.is_some_and(|size| check_growth(config.size, size).is_err()) {
+            return fault("its wanted size can't be");
+        }
         if config.in_sync.is_empty() {
             return fault("no copy is in sync");
         }
@@ -207,30 +250,14 @@ impl ClusterState {
         if config.replicas.iter().any(|n| !self.members.get(n).is_some_and(|m| m.data)) {
             return fault("a copy on a node that is no data member");
         }
+        if let Err(text) = entry.reservations.state.check() {
+            return fault(text);
+        }
         match config.primary {
             Some(primary) if !config.in_sync.contains(&primary) => fault("the primary is not in sync"),
             Some(_) if config.primary_instance.0 == 0 => fault("a primary without instance"),
             None if config.primary_instance.0 != 0 => fault("an instance without primary"),
             _ => Ok(()),
         }
-    }
-
-    fn validate_targets(&self) -> Result<(), StateError> {
-        let mut shown = BTreeSet::new();
-        for (iqn, target) in &self.targets {
-            let fault = |text: &str| Err(StateError(format!("target {iqn:?}: {text}")));
-            if *iqn != target.iqn {
-                return fault("stands under the name of another");
-            }
-            for (lun, volume) in &target.luns {
-                if !self.volumes.contains_key(volume) {
-                    return fault(&format!("LUN {lun} shows a volume that does not exist"));
-                }
-                if !shown.insert(*volume) {
-                    return fault(&format!("LUN {lun} shows a volume that another LUN shows"));
-                }
-            }
-        }
-        Ok(())
     }
 }

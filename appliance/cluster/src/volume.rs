@@ -1,9 +1,9 @@
 //! Who may change a volume's configuration, and to what (S2, S3, S8, S21, S22).
 
 use crate::command::{Outcome, Refusal, RefusalKind, Severity};
-use crate::state::{ClusterState, LastNumber, SIZE_UNIT_BYTES};
+use crate::state::{ClusterState, LastNumber, check_growth};
 use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
-use base::{Change, EpochReason, NodeId, Proposal, VolumeConfig};
+use base::{ByteCount, Change, EpochReason, NodeId, Proposal, VolumeConfig, VolumeId};
 
 impl ClusterState {
     /// Applies a proposal if it acted on the present epoch and its proposer may make it.
@@ -28,7 +28,7 @@ impl ClusterState {
             return Outcome::Repeated { made };
         }
         let result = if proposal.expected == entry.config.epoch {
-            changed(&entry.config, proposal).map(Some)
+            changed(&entry.config, entry.wanted_size, proposal).map(Some)
         } else {
             Ok(None)
         };
@@ -46,14 +46,60 @@ impl ClusterState {
             Ok(Some(config)) => {
                 let told = describe(&entry.name, &config, &names);
                 entry.config = config;
+                entry.wanted_size = entry.wanted_size.filter(|size| *size > entry.config.size);
                 Outcome::told(told.0, told.1)
             }
         }
     }
 }
 
+impl ClusterState {
+    /// S22: what the administrator wants. The size changes when the primary proposes it.
+    pub(crate) fn grow_volume(&mut self, name: &str, size: ByteCount) -> Result<Outcome, Refusal> {
+        let Some(entry) = self.volumes.values_mut().find(|entry| entry.name == name) else {
+            return Err(Refusal::new(RefusalKind::NotFound, format!("volume {name} does not exist")));
+        };
+        check_growth(entry.config.size, size)
+            .map_err(|why| Refusal::new(RefusalKind::Invalid, format!("volume {name}: {why}")))?;
+        match entry.wanted_size {
+            Some(wanted) if wanted == size => Ok(Outcome::done()),
+            // Its copies are making room for another size at this moment.
+            Some(wanted) => Err(Refusal::new(
+                RefusalKind::InUse,
+                format!("volume {name} is growing to {wanted} already; wait until it has that size"),
+            )),
+            None => {
+                entry.wanted_size = Some(size);
+                entry.not_grown = None;
+                let text = format!("Volume {name} is to grow from {} to {size}.", entry.config.size);
+                Ok(Outcome::told(Severity::Info, text))
+            }
+        }
+    }
+
+    /// S22: a node has no room. The primary's proposal of that size is refused from now on.
+    pub(crate) fn end_growth(&mut self, volume: VolumeId, size: ByteCount, reason: &str) -> Outcome {
+        match self.volumes.get_mut(&volume) {
+            Some(entry) if entry.wanted_size == Some(size) => {
+                entry.wanted_size = None;
+                entry.not_grown = Some(reason.into());
+                let text = format!(
+                    "Volume {} does not grow to {size}, it keeps {}: {reason}.",
+                    entry.name, entry.config.size
+                );
+                Outcome::told(Severity::Warning, text)
+            }
+            _ => Outcome::done(),
+        }
+    }
+}
+
 /// The configuration that `proposal`, which acted on the present epoch, makes of `config`.
-fn changed(config: &VolumeConfig, proposal: &Proposal) -> Result<VolumeConfig, Refusal> {
+fn changed(
+    config: &VolumeConfig,
+    wanted_size: Option<ByteCount>,
+    proposal: &Proposal,
+) -> Result<VolumeConfig, Refusal> {
     let mut next = config.clone();
     next.epoch = config.epoch.next();
     match &proposal.change {
@@ -89,11 +135,9 @@ fn changed(config: &VolumeConfig, proposal: &Proposal) -> Result<VolumeConfig, R
         }
         Change::Resize { size } => {
             by_primary(config, proposal)?;
-            if size.0 < config.size.0 || !size.0.is_multiple_of(SIZE_UNIT_BYTES) {
-                return Err(Refusal::new(
-                    RefusalKind::Invalid,
-                    "the new size is below the old, or no multiple of 4096 bytes".into(),
-                ));
+            check_growth(config.size, *size).map_err(|why| Refusal::new(RefusalKind::Invalid, why))?;
+            if wanted_size != Some(*size) {
+                return refused("a size that nobody wants any more");
             }
             next.size = *size;
             next.reason = EpochReason::Resized;

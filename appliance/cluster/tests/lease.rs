@@ -191,6 +191,8 @@ fn report(instance: u64, epoch: Epoch, usable: bool) -> Report {
         logged: ByteCount(0),
         resync: None,
         resynced_total: ByteCount(0),
+        room: ByteCount(0),
+        no_room: None,
     };
     Report { instance: InstanceId(instance), volumes: vec![volume], ..Report::default() }
 }
@@ -387,7 +389,10 @@ fn a_hand_over_takes_the_other_volumes_along() {
     let mut state = served_by_a();
     let size = base::ByteCount::mib(64);
     let second = VolumeId(V.0 + 1);
-    state.apply(&Command::CreateVolume { id: second, name: "second".into(), size, write_back: false });
+    let presentation = control::targets::Presentation::default();
+    let create =
+        Command::CreateVolume { id: second, name: "second".into(), size, write_back: false, presentation };
+    state.apply(&create);
     let storage = |node: NodeId| Some(InstanceId(if node == A { 11 } else { 22 }));
     let planned = |state: &ClusterState, volume| -> Vec<VolumeId> {
         plan_hand_over(state, volume, None, storage).unwrap().iter().map(|plan| plan.volume).collect()
@@ -415,7 +420,7 @@ fn link_messages_survive_json() {
     assert_eq!(serde_json::from_str::<LeaseRequest>(&json).unwrap(), request);
     let mut state = served_by_a();
     state.apply(&Command::CreateTarget { iqn: "iqn.2026-11.local:x".into() });
-    state.apply(&Command::MapLun { iqn: "iqn.2026-11.local:x".into(), lun: 3, volume: "demo".into() });
+    state.apply(&map_lun("iqn.2026-11.local:x", 3, "demo"));
     let message = control::link::ToStorage::State(Box::new(state.for_storage(A).unwrap()));
     let json = serde_json::to_string(&message).unwrap();
     assert_eq!(serde_json::from_str::<control::link::ToStorage>(&json).unwrap(), message);

@@ -20,6 +20,7 @@ fn parted(demo_in_sync: &[NodeId], other_in_sync: &[NodeId]) -> ClusterState {
         name: "other".into(),
         size: ByteCount::mib(64),
         write_back: false,
+        presentation: control::targets::Presentation::default(),
     };
     assert!(matches!(state.apply(&create), Outcome::Applied { .. }));
     for (id, primary, in_sync) in [(V, A, demo_in_sync), (OTHER, B, other_in_sync)] {

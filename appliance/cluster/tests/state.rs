@@ -59,8 +59,11 @@ fn a_volume_lives_through_its_epochs() {
         Outcome::Stale { epoch: Epoch(6) }
     );
     let size = ByteCount::mib(128);
+    apply(&mut s, Command::GrowVolume { name: "demo".into(), size });
     assert!(matches!(apply(&mut s, proposal(B, 22, 4, 6, Change::Resize { size })), Outcome::Applied { .. }));
-    assert_eq!(s.config(V).unwrap().size, size);
+    let c = s.config(V).unwrap();
+    assert_eq!((c.size, c.epoch, c.reason), (size, Epoch(7), EpochReason::Resized));
+    assert_eq!(s.volume_named("demo").unwrap().wanted_size, None, "it has it");
 }
 
 #[test]
@@ -89,6 +92,55 @@ fn who_may_not_propose_what() {
     }
     let shrink = proposal(A, 11, 7, 2, Change::Resize { size: ByteCount::mib(1) });
     assert_eq!(kind(&apply(&mut s, shrink)), Some(RefusalKind::Invalid));
+}
+
+#[test]
+fn a_size_comes_only_while_it_is_wanted() {
+    let mut s = demo();
+    apply(&mut s, promote(A, 11, 1, 1));
+    let resize = |number, expected, mib| {
+        proposal(A, 11, number, expected, Change::Resize { size: ByteCount::mib(mib) })
+    };
+    assert_eq!(kind(&apply(&mut s, resize(1, 2, 128))), Some(RefusalKind::Refused), "nobody asked for it");
+    let grow = |size| Command::GrowVolume { name: "demo".into(), size };
+    for (size, why) in [
+        (ByteCount::mib(32), "can't become smaller"),
+        (ByteCount::mib(64), "it has 64 MiB already"),
+        (ByteCount(ByteCount::mib(65).0 + 512), "no multiple of 4096 B"),
+        (ByteCount((62 << 40) + 4096), "the most for a volume"),
+    ] {
+        let Outcome::Refused(refusal) = apply(&mut s, grow(size)) else { panic!("{why}") };
+        assert_eq!(refusal.kind, RefusalKind::Invalid);
+        assert!(refusal.message.contains(why) && refusal.message.contains("demo"), "{}", refusal.message);
+    }
+    let missing = Command::GrowVolume { name: "none".into(), size: ByteCount::mib(128) };
+    assert_eq!(kind(&apply(&mut s, missing)), Some(RefusalKind::NotFound));
+
+    assert!(matches!(apply(&mut s, grow(ByteCount::mib(128))), Outcome::Applied { .. }));
+    let told = |s: &ClusterState| s.for_storage(B).unwrap().volumes[0].wanted_size;
+    assert_eq!((told(&s), s.config(V).unwrap().epoch), (Some(ByteCount::mib(128)), Epoch(2)));
+    assert_eq!(apply(&mut s, grow(ByteCount::mib(128))), Outcome::done(), "asked again");
+    assert_eq!(kind(&apply(&mut s, grow(ByteCount::mib(256)))), Some(RefusalKind::InUse));
+    assert_eq!(kind(&apply(&mut s, resize(2, 2, 256))), Some(RefusalKind::Refused), "another size");
+
+    let end = |mib| Command::EndGrowth { volume: V, size: ByteCount::mib(mib), reason: "b has none".into() };
+    assert_eq!(apply(&mut s, end(256)), Outcome::done(), "of another attempt");
+    assert_eq!(told(&s), Some(ByteCount::mib(128)));
+    let Outcome::Applied { notes } = apply(&mut s, end(128)) else { panic!() };
+    assert_eq!(notes[0].text, "Volume demo does not grow to 128 MiB, it keeps 64 MiB: b has none.");
+    assert_eq!((told(&s), s.volume_named("demo").unwrap().not_grown.as_deref()), (None, Some("b has none")));
+    assert_eq!(kind(&apply(&mut s, resize(3, 2, 128))), Some(RefusalKind::Refused), "too late");
+
+    apply(&mut s, grow(ByteCount::mib(128)));
+    assert_eq!(s.volume_named("demo").unwrap().not_grown, None);
+    // Another epoch came first; the size is wanted still.
+    apply(&mut s, proposal(A, 11, 4, 2, Change::Grow { add: B }));
+    assert_eq!(apply(&mut s, resize(5, 2, 128)), Outcome::Stale { epoch: Epoch(3) });
+    assert!(matches!(apply(&mut s, resize(6, 3, 128)), Outcome::Applied { .. }));
+    assert_eq!((s.config(V).unwrap().size, told(&s)), (ByteCount::mib(128), None));
+    // Whose room was missing learns too late.
+    assert_eq!(apply(&mut s, end(128)), Outcome::done());
+    assert_eq!(s.volume_named("demo").unwrap().not_grown, None);
 }
 
 #[test]
@@ -122,7 +174,7 @@ fn targets_and_volumes_name_what_is_in_the_way() {
             "{bad}"
         );
     }
-    let map = |lun, volume: &str| Command::MapLun { iqn: iqn.into(), lun, volume: volume.into() };
+    let map = |lun, volume: &str| map_lun(iqn, lun, volume);
     assert_eq!(kind(&apply(&mut s, map(0, "demo"))), Some(RefusalKind::NotFound));
     apply(&mut s, Command::CreateTarget { iqn: iqn.into() });
     assert_eq!(kind(&apply(&mut s, Command::CreateTarget { iqn: iqn.into() })), Some(RefusalKind::Exists));
@@ -169,12 +221,15 @@ fn the_state_survives_json_and_foreign_ones_are_refused() {
     let mut s = demo();
     apply(&mut s, promote(A, 11, 1, 1));
     apply(&mut s, Command::CreateTarget { iqn: "iqn.2026-11.local:x".into() });
-    apply(&mut s, Command::MapLun { iqn: "iqn.2026-11.local:x".into(), lun: 3, volume: "demo".into() });
+    apply(&mut s, map_lun("iqn.2026-11.local:x", 3, "demo"));
     let json = serde_json::to_string(&s).unwrap();
     assert_eq!(serde_json::from_str::<ClusterState>(&json).unwrap(), s);
-    let newer =
-        serde_json::from_str::<ClusterState>(&json.replacen("\"version\":1", "\"version\":2", 1)).unwrap();
-    assert!(newer.validate().unwrap_err().to_string().contains("version 2"));
+    let present = format!("\"version\":{STATE_VERSION}");
+    for other in [STATE_VERSION - 1, STATE_VERSION + 1] {
+        let foreign = json.replacen(&present, &format!("\"version\":{other}"), 1);
+        let foreign = serde_json::from_str::<ClusterState>(&foreign).unwrap();
+        assert!(foreign.validate().unwrap_err().to_string().contains(&format!("version {other}")));
+    }
     assert!(serde_json::from_str::<ClusterState>(&json.replacen("\"version\"", "\"verzion\"", 1)).is_err());
     let command = proposal(A, 11, 1, 2, Change::Shrink { keep: set(&[A]) });
     let json = serde_json::to_string(&command).unwrap();
@@ -185,11 +240,12 @@ fn the_state_survives_json_and_foreign_ones_are_refused() {
 #[test]
 fn validation_finds_each_breach() {
     type Spoil = fn(&mut ClusterState);
-    let cases: [(&str, Spoil); 6] = [
+    let cases: [(&str, Spoil); 7] = [
         ("epoch 0", |s| s.volumes.get_mut(&V).unwrap().config.epoch = Epoch(0)),
         ("in sync", |s| s.volumes.get_mut(&V).unwrap().config.in_sync.clear()),
         ("instance", |s| s.volumes.get_mut(&V).unwrap().config.primary = Some(A)),
         ("without a copy", |s| assert!(s.volumes.get_mut(&V).unwrap().config.replicas.remove(&B))),
+        ("wanted size", |s| s.volumes.get_mut(&V).unwrap().wanted_size = Some(ByteCount::mib(32))),
         ("no data member", |s| drop(s.members.remove(&B))),
         ("without a cluster", |s| s.cluster = None),
     ];

@@ -6,7 +6,9 @@ use base::{ByteCount, Epoch};
 use core::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
+use crate::names::Pattern;
 use crate::service::ServiceStatus;
+use crate::targets::{BlockFormat, Chap, Presentation};
 
 /// Everything the console shows; its JSON form is part of the demo contract.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,9 @@ pub struct Status {
     pub volumes: Vec<VolumeStatus>,
     /// Every target.
     pub targets: Vec<TargetStatus>,
+    /// Initiators that are logged in, wherever they are served.
+    #[serde(default)]
+    pub sessions: Vec<SessionStatus>,
     /// This node's services; filled in by the web process, which asks the supervisor.
     #[serde(default)]
     pub services: Vec<ServiceStatus>,
@@ -70,6 +75,10 @@ pub struct VolumeStatus {
     pub name: String,
     /// Its size in bytes.
     pub size: ByteCount,
+    /// A larger size that it is being given.
+    pub growth: Option<GrowthStatus>,
+    /// Why it did not get the last size that was wanted.
+    pub not_grown: Option<String>,
     /// Its epoch.
     pub epoch: Epoch,
     /// Name of its primary.
@@ -90,6 +99,23 @@ pub struct VolumeStatus {
     pub dirty: ByteCount,
     /// Bytes that the activity log's extents cover at most: what a resync may move beside dirty blocks.
     pub logged: ByteCount,
+    /// Size of the physical blocks that initiators are told.
+    #[serde(default)]
+    pub block_format: BlockFormat,
+    /// UNMAP is offered.
+    #[serde(default)]
+    pub thin: bool,
+}
+
+/// A volume on its way to a larger size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrowthStatus {
+    /// That size.
+    pub size: ByteCount,
+    /// Names of the nodes whose copies have room for it.
+    pub ready: Vec<String>,
+    /// Names of the nodes that have to make room before it can be the size.
+    pub waiting_for: Vec<String>,
 }
 
 /// State of a volume in one word.
@@ -141,6 +167,73 @@ pub struct TargetStatus {
     pub iqn: String,
     /// Its LUNs.
     pub luns: Vec<LunStatus>,
+    /// Who may log in; empty: everyone.
+    #[serde(default)]
+    pub initiators: Vec<RuleStatus>,
+    /// What they must know unless their rule says something else.
+    #[serde(default)]
+    pub chap: Option<ChapStatus>,
+}
+
+/// Initiators that may log in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// Which.
+    pub pattern: Pattern,
+    /// CHAP of their own.
+    pub chap: Option<ChapStatus>,
+}
+
+/// CHAP as far as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChapStatus {
+    /// Name of the initiator.
+    pub user: String,
+    /// That it has a secret.
+    pub secret: IsSet,
+    /// How the target proves itself.
+    pub mutual: Option<LoginStatus>,
+}
+
+/// The target's name and that it has a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginStatus {
+    /// Name of the target.
+    pub user: String,
+    /// That it has a secret.
+    pub secret: IsSet,
+}
+
+/// Stands in the place of a secret, which is never told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IsSet {
+    /// There is one.
+    Set,
+}
+
+impl From<&Chap> for ChapStatus {
+    fn from(chap: &Chap) -> Self {
+        let mutual = chap.mutual.as_ref();
+        Self {
+            user: chap.user.clone(),
+            secret: IsSet::Set,
+            mutual: mutual.map(|own| LoginStatus { user: own.user.clone(), secret: IsSet::Set }),
+        }
+    }
+}
+
+/// An initiator that is logged in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// Its iSCSI name.
+    pub initiator: String,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// The target's iSCSI name.
+    pub target: String,
+    /// Name of the node that serves it.
+    pub node: String,
 }
 
 /// One LUN.
@@ -150,6 +243,12 @@ pub struct LunStatus {
     pub lun: u16,
     /// The volume behind it.
     pub volume: String,
+    /// Writes are refused.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Who sees it of those who may log in; empty: all of them.
+    #[serde(default)]
+    pub initiators: Vec<Pattern>,
 }
 
 /// What can be asked of the cluster manager.
@@ -176,6 +275,16 @@ pub enum Command {
         name: String,
         /// A multiple of 4096 bytes.
         size: ByteCount,
+        /// How it is shown to initiators.
+        #[serde(default)]
+        presentation: Presentation,
+    },
+    /// Give a volume a larger size while it is used. Answers when it has it, or after a while, when it goes on.
+    GrowVolume {
+        /// Its name.
+        name: String,
+        /// A multiple of 4096 bytes, more than it has.
+        size: ByteCount,
     },
     /// Delete a volume that no target uses. The data is lost.
     DeleteVolume {
@@ -184,7 +293,7 @@ pub enum Command {
     },
     /// Create a target.
     CreateTarget {
-        /// iSCSI qualified name (`iqn.` or `eui.` form).
+        /// iSCSI name (`iqn.`, `eui.` or `naa.` form).
         iqn: String,
     },
     /// Delete a target.
@@ -200,6 +309,25 @@ pub enum Command {
         lun: u16,
         /// The volume.
         volume: String,
+        /// Writes are refused.
+        #[serde(default)]
+        read_only: bool,
+        /// Who sees it of those who may log in; empty: all of them.
+        #[serde(default)]
+        initiators: Vec<Pattern>,
+    },
+    /// Change how a LUN is shown; what is not given stays as it is.
+    ChangeLun {
+        /// The target.
+        iqn: String,
+        /// The LUN.
+        lun: u16,
+        /// Writes are refused.
+        #[serde(default)]
+        read_only: Option<bool>,
+        /// Who sees it of those who may log in; empty: all of them.
+        #[serde(default)]
+        initiators: Option<Vec<Pattern>>,
     },
     /// Take a LUN away.
     UnmapLun {
@@ -207,6 +335,34 @@ pub enum Command {
         iqn: String,
         /// The LUN.
         lun: u16,
+    },
+    /// Let initiators log in to a target; the first rule shuts out everyone whom no rule covers.
+    AllowInitiator {
+        /// The target.
+        iqn: String,
+        /// Which initiators.
+        pattern: Pattern,
+    },
+    /// Take such a rule back. The sessions of those whom no rule covers any more end.
+    DenyInitiator {
+        /// The target.
+        iqn: String,
+        /// The rule.
+        pattern: Pattern,
+        /// Even if it is the last one, so that everyone may log in.
+        #[serde(default)]
+        open: bool,
+    },
+    /// Set or remove what initiators must know to log in. It counts from the next login on.
+    SetChap {
+        /// The target.
+        iqn: String,
+        /// The rule that it is for; `None`: the target's, for all rules without one of their own.
+        #[serde(default)]
+        pattern: Option<Pattern>,
+        /// `None`: nothing any more.
+        #[serde(default)]
+        chap: Option<Chap>,
     },
     /// Move the service of a volume to the other in-sync node, cleanly. Answers when it is committed.
     HandOver {

@@ -5,6 +5,7 @@
 //!   socket): configuration and leases down, proposals and reports up.
 //! - [`api`]: status and commands, between the web console or `futago ctl` and the cluster manager
 //!   (HTTP/JSON over a unix socket).
+//! - [`targets`] and [`names`]: who may log in to which target and sees which LUN, and iSCSI names and patterns.
 //! - [`service`]: health of the supervised services.
 //! - [`paths`]: where everything stands below a node's directory.
 //!
@@ -17,6 +18,8 @@ extern crate alloc;
 
 pub mod api;
 pub mod link;
+pub mod names;
 pub mod paths;
 pub mod service;
 pub mod settings;
+pub mod targets;

@@ -2,12 +2,16 @@
 //! listens, the storage process dials and sends [`ToCluster::Hello`] first. Either side that loses the link dials or
 //! accepts anew; nothing is assumed to have arrived. While the link is down storage serves until its lease ends.
 
-use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
-use base::{ByteCount, ClusterId, Epoch, InstanceId, Monotonic, NodeId, Proposal, VolumeConfig, VolumeId};
+use alloc::{boxed::Box, string::String, vec::Vec};
+use base::{
+    ByteCount, ClusterId, CommittedReservations, Epoch, InstanceId, Monotonic, NodeId, Proposal,
+    ReservationProposal, VolumeConfig, VolumeId,
+};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::Timing;
+use crate::targets::{Presentation, Target};
 
 /// From the cluster manager to storage. Tagged from outside (`{"state": {…}}`): inside an internally tagged enum serde
 /// can't read back maps whose keys are numbers ([`Target::luns`]).
@@ -30,6 +34,15 @@ pub enum ToStorage {
     /// The proposal was refused for a reason other than the epoch; it will not be applied.
     Refused {
         /// Of which volume: each counts its own proposals.
+        volume: VolumeId,
+        /// Its number.
+        number: u64,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// The change of reservations was refused for a reason other than the epoch; it will not be applied.
+    ReservationRefused {
+        /// Of which volume.
         volume: VolumeId,
         /// Its number.
         number: u64,
@@ -78,22 +91,19 @@ pub struct Member {
     pub certificate_sha256: String,
 }
 
-/// One volume: name and committed configuration.
+/// One volume: name, committed configuration, and what it is to become.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// Its name.
     pub name: String,
     /// What is committed.
     pub config: VolumeConfig,
-}
-
-/// One iSCSI target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    /// iSCSI qualified name.
-    pub iqn: String,
-    /// LUN → volume.
-    pub luns: BTreeMap<u16, VolumeId>,
+    /// A larger size that every copy is to have room for (S22).
+    pub wanted_size: Option<ByteCount>,
+    /// How it is shown to initiators.
+    pub presentation: Presentation,
+    /// Its persistent reservations (S15). Whoever is primary in `config`'s epoch has the last of every epoch before.
+    pub reservations: CommittedReservations,
 }
 
 /// Leases of this node's volumes. `sent_at` and the storage process's clock are the same `CLOCK_BOOTTIME`.
@@ -120,6 +130,9 @@ pub enum ToCluster {
     },
     /// A proposal; sent again (same id) until a higher epoch is seen or it is refused.
     Propose(Proposal),
+    /// A change of persistent reservations; sent again (same id) until it is seen committed, another epoch is seen, or
+    /// it is refused (S21).
+    Reserve(ReservationProposal),
     /// Sent on change and every `renew`.
     Report(Report),
     /// The hand-over can't be done, and why.
@@ -143,9 +156,21 @@ pub struct Report {
     /// Per volume.
     pub volumes: Vec<VolumeReport>,
     /// Sessions of initiators, all targets.
-    pub initiators: Vec<String>,
+    #[serde(default)]
+    pub sessions: Vec<SessionReport>,
     /// What an administrator must know, e.g. a refused disk: one sentence each.
     pub problems: Vec<String>,
+}
+
+/// An initiator that is logged in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// Its iSCSI name.
+    pub initiator: String,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// The target's iSCSI name.
+    pub target: String,
 }
 
 /// One replica, seen from its own node.
@@ -167,6 +192,19 @@ pub struct VolumeReport {
     pub resynced_total: ByteCount,
     /// Bytes that the activity log's extents cover at most: what a resync may move beside dirty blocks (S7).
     pub logged: ByteCount,
+    /// Size that the copy has room for, zeroed and durable (S22).
+    pub room: ByteCount,
+    /// It can't have room for a size that was wanted.
+    pub no_room: Option<NoRoom>,
+}
+
+/// A copy that can't grow (S22).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoRoom {
+    /// To this size.
+    pub size: ByteCount,
+    /// Why, without the node's name.
+    pub reason: String,
 }
 
 /// A resync, seen from its source.

@@ -72,6 +72,8 @@ pub struct Pool {
     owner: Identity,
     members: Vec<Member>,
     reserved: Vec<(Weak<()>, DiskId, Range<u64>)>,
+    /// Areas with half an allocation that could not be undone: behind it nothing may follow (`recover.rs`).
+    half_done: BTreeSet<(VolumeId, AreaKind)>,
     /// Shared with every [`Space`] handed out.
     in_use: BTreeMap<VolumeId, Arc<()>>,
 }
@@ -109,8 +111,13 @@ impl Pool {
             label: label.record,
             table: table.record,
         });
-        let mut pool =
-            Self { owner, members: members.collect(), reserved: Vec::new(), in_use: BTreeMap::new() };
+        let mut pool = Self {
+            owner,
+            members: members.collect(),
+            reserved: Vec::new(),
+            half_done: BTreeSet::new(),
+            in_use: BTreeMap::new(),
+        };
         pool.undo(&undo)?;
         pool.agree_on_labels()?;
         Ok(pool)
@@ -276,6 +283,12 @@ impl Pool {
         area_bytes: ByteCount,
     ) -> Result<Reservation, DiskError> {
         let alive = Arc::new(());
+        if self.half_done.contains(&(volume, kind)) {
+            let text = format!(
+                "volume {volume} has half an allocation, which is undone when the pool is opened anew"
+            );
+            return Err(DiskError::new(ErrorKind::Invalid, text));
+        }
         let mine = self.members.iter().flat_map(|m| m.table.runs.iter().map(move |run| (m.label.disk, run)));
         let mine = mine.filter(|(_, run)| run.volume == volume);
         if let Some((_, other)) = mine.clone().find(|(_, run)| run.replica != replica) {
@@ -331,6 +344,7 @@ impl Pool {
                     ..recover::Undo::default()
                 };
                 if let Err(later) = self.undo(&undo) {
+                    self.half_done.insert((first.volume, first.kind));
                     tracing::warn!(error = %later, "half an allocation stays until the pool is opened anew");
                 }
                 return Err(error);
@@ -371,6 +385,7 @@ impl Pool {
             self.change_table(disk, |runs| runs.retain(|run| run.volume != volume))?;
         }
         self.in_use.remove(&volume);
+        self.half_done.retain(|(of, _)| *of != volume);
         Ok(())
     }
 

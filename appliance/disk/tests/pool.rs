@@ -4,7 +4,7 @@
 mod common;
 
 use base::{ByteCount, ClusterId, NodeId, ReplicaId, VolumeId};
-use common::{OWNER, at_once, disk, head_of, patch, path_of, scratch};
+use common::{OWNER, at_once, changed_sectors, disk, head_of, patch, path_of, scratch};
 use futago_disk::{
     AreaKind, BufferPool, Content, Disk, DiskError, Durability, EXTENT_BYTES, ErrorKind, Force, Identity,
     Pool, Preallocate, Returned, Ring, RingConfig, RunInfo, inspect,
@@ -305,12 +305,6 @@ fn a_disk_too_small_is_refused() {
     let disk =
         Disk::create_file(directory.path().join("d"), ByteCount::mib(19), Preallocate::Sparse).unwrap();
     assert_eq!(Pool::assemble(vec![disk], OWNER).unwrap_err().kind(), ErrorKind::Invalid);
-}
-
-/// Offsets of the 512-byte sectors that differ, in the order in which the records are written.
-fn changed_sectors(before: &[u8], after: &[u8]) -> Vec<usize> {
-    let sectors = (0..before.len()).step_by(512);
-    sectors.filter(|at| before[*at..at + 512] != after[*at..at + 512]).collect()
 }
 
 /// Runs `change` and then opens the pool from every state that a power cut during it could have left, sector by

@@ -4,7 +4,7 @@
 mod common;
 
 use base::{ByteCount, ReplicaId, VolumeId};
-use common::{OWNER, at_once, disk, path_of, scratch};
+use common::{OWNER, at_once, changed_sectors, disk, head_of, patch, path_of, scratch};
 use futago_disk::{AreaKind, Disk, EXTENT_BYTES, ErrorKind, Pool, RunInfo};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -17,6 +17,13 @@ enum Step {
         volume: u64,
         data: bool,
         extents: u64,
+    },
+    /// The same, and the power fails meanwhile, after this much of the written sectors.
+    CutGrow {
+        volume: u64,
+        data: bool,
+        extents: u64,
+        percent: usize,
     },
     /// Reserve and drop.
     GiveUp {
@@ -34,6 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => (0..4u64, any::<bool>(), 0..8u64)
             .prop_map(|(volume, data, extents)| Step::Grow { volume, data, extents }),
+        2 => (0..4u64, any::<bool>(), 0..8u64, 0..=100usize)
+            .prop_map(|(volume, data, extents, percent)| Step::CutGrow { volume, data, extents, percent }),
         1 => (0..4u64, 1..4u64).prop_map(|(volume, extents)| Step::GiveUp { volume, extents }),
         2 => (0..4u64).prop_map(|volume| Step::Free { volume }),
         1 => Just(Step::Restart),
@@ -93,6 +102,36 @@ fn live(steps: Vec<Step>) {
                         }
                     }
                     Err(error) => assert!(!fits && error.kind() == ErrorKind::NoSpace, "{error}"),
+                }
+            }
+            Step::CutGrow { volume, data, extents, percent } => {
+                let kind = if data { AreaKind::Data } else { AreaKind::Meta };
+                let present = model.get(&(volume, kind)).copied().unwrap_or(0);
+                // Tables are written in order of disk id.
+                let mut order: Vec<_> = pool.disks().map(|(id, disk)| (id, path_of(disk))).collect();
+                order.sort();
+                let before: Vec<_> = order.iter().map(|(_, path)| head_of(path)).collect();
+                let wanted = ByteCount(extents * EXTENT_BYTES);
+                let done = pool.allocate(VolumeId(volume), ReplicaId(volume + 100), kind, wanted).is_ok();
+                drop(pool);
+                let after: Vec<_> = order.iter().map(|(_, path)| head_of(path)).collect();
+                let heads = before.iter().zip(&after).enumerate();
+                let writes: Vec<(usize, usize)> = heads
+                    .flat_map(|(n, (old, new))| changed_sectors(old, new).into_iter().map(move |at| (n, at)))
+                    .collect();
+                for (n, at) in &writes[writes.len() * percent / 100..] {
+                    patch(&order[*n].1, *at as u64, &before[*n][*at..at + 512]);
+                }
+                pool = open(&paths);
+                // Old or new; if it was done, new.
+                let found: u64 = {
+                    let runs = pool.lookup(VolumeId(volume));
+                    runs.iter().filter(|run| run.kind == kind).map(|run| run.len.0 / EXTENT_BYTES).sum()
+                };
+                assert!(found == present || done && found == extents.max(present), "{found}, not {present}");
+                assert!(percent < 100 || !done || found == extents.max(present), "what was done is gone");
+                if found > 0 {
+                    model.insert((volume, kind), found);
                 }
             }
             Step::GiveUp { volume, extents } => {

@@ -1,13 +1,16 @@
-//! CHAP with MD5 (RFC 7143 §12.1.3, RFC 1994), one-way and mutual, seen from the target.
+//! CHAP with SHA-256 or MD5 (RFC 7143 §12.1.3, RFC 1994, IANA's registry of PPP authentication algorithms), one-way and
+//! mutual, seen from the target.
+//!
+//! Invariant: the target answers no challenge that it gave itself, and none by the initiator's own secret (RFC 7143
+//! §9.2.1): either would let a stranger have it compute the response that the stranger lacks.
 
 use crate::text::{self, number};
 use alloc::string::String;
 use alloc::vec::Vec;
 use md5::{Digest, Md5};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-/// CHAP_A value of MD5.
-const ALGORITHM_MD5: &str = "5";
 /// Longest challenge or response, octets (RFC 7143 §12.1.3).
 const MAX_OCTETS: usize = 1024;
 
@@ -44,24 +47,32 @@ pub struct NotAuthentic;
 /// One authentication.
 #[derive(Debug)]
 pub(crate) struct Chap {
-    credentials: Credentials,
+    /// The initiator must prove to be one of these.
+    candidates: Vec<Credentials>,
     nonce: Nonce,
     step: Step,
+}
+
+/// A hash function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Algorithm {
+    Sha256,
+    Md5,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// CHAP was chosen; the initiator names algorithms next.
     Algorithm,
-    /// The challenge was sent; the response comes next.
-    Response,
+    /// The challenge was sent; the response comes next, by this hash.
+    Response(Algorithm),
     /// Authentic.
     Done,
 }
 
 impl Chap {
-    pub(crate) fn new(credentials: Credentials, nonce: Nonce) -> Self {
-        Self { credentials, nonce, step: Step::Algorithm }
+    pub(crate) fn new(candidates: Vec<Credentials>, nonce: Nonce) -> Self {
+        Self { candidates, nonce, step: Step::Algorithm }
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -73,24 +84,23 @@ impl Chap {
         let find = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
         match (self.step, find("CHAP_A"), find("CHAP_R")) {
             (Step::Algorithm, Some(algorithms), None) => {
-                if !algorithms.split(',').any(|algorithm| algorithm == ALGORITHM_MD5) {
-                    return Err(NotAuthentic);
-                }
-                text::push(out, "CHAP_A", ALGORITHM_MD5);
+                let offered = |wanted: &Algorithm| algorithms.split(',').any(|code| code == wanted.code());
+                let chosen = Algorithm::BEST_FIRST.into_iter().find(offered).ok_or(NotAuthentic)?;
+                text::push(out, "CHAP_A", chosen.code());
                 text::push(out, "CHAP_I", self.nonce.id);
                 text::push(out, "CHAP_C", Hex(&self.nonce.challenge));
-                self.step = Step::Response;
+                self.step = Step::Response(chosen);
                 Ok(())
             }
-            (Step::Response, None, Some(response)) => {
+            (Step::Response(algorithm), None, Some(response)) => {
                 let name = find("CHAP_N").ok_or(NotAuthentic)?;
                 let response = octets(response).ok_or(NotAuthentic)?;
-                let expected = digest(self.nonce.id, &self.credentials.secret, &self.nonce.challenge);
-                let same = response.as_slice().ct_eq(&expected);
-                if name != self.credentials.name || !bool::from(same) {
-                    return Err(NotAuthentic);
-                }
-                self.answer_mutual(find("CHAP_I"), find("CHAP_C"), out)?;
+                let proven = self.candidates.iter().find(|candidate| {
+                    let expected = algorithm.digest(self.nonce.id, &candidate.secret, &self.nonce.challenge);
+                    candidate.name == name && bool::from(response.as_slice().ct_eq(&expected))
+                });
+                let proven = proven.ok_or(NotAuthentic)?;
+                self.answer_mutual(proven, algorithm, find("CHAP_I"), find("CHAP_C"), out)?;
                 self.step = Step::Done;
                 Ok(())
             }
@@ -99,9 +109,11 @@ impl Chap {
         }
     }
 
-    /// The initiator authenticates the target, too. Its challenge must not be ours sent back.
+    /// The initiator authenticates the target, too. Its challenge must not be ours sent back, nor the secret the same.
     fn answer_mutual(
         &self,
+        proven: &Credentials,
+        algorithm: Algorithm,
         id: Option<&str>,
         challenge: Option<&str>,
         out: &mut Vec<u8>,
@@ -113,18 +125,43 @@ impl Chap {
         };
         let id = number(id).and_then(|id| u8::try_from(id).ok()).ok_or(NotAuthentic)?;
         let challenge = octets(challenge).ok_or(NotAuthentic)?;
-        let (name, secret) = self.credentials.mutual.as_ref().ok_or(NotAuthentic)?;
-        if challenge == self.nonce.challenge {
+        let (name, secret) = proven.mutual.as_ref().ok_or(NotAuthentic)?;
+        let same_secret = secret.as_slice().ct_eq(&proven.secret);
+        if challenge == self.nonce.challenge || bool::from(same_secret) {
             return Err(NotAuthentic);
         }
         text::push(out, "CHAP_N", name);
-        text::push(out, "CHAP_R", Hex(&digest(id, secret, &challenge)));
+        text::push(out, "CHAP_R", Hex(&algorithm.digest(id, secret, &challenge)));
         Ok(())
     }
 }
 
-fn digest(id: u8, secret: &[u8], challenge: &[u8]) -> [u8; 16] {
-    Md5::new().chain_update([id]).chain_update(secret).chain_update(challenge).finalize().into()
+impl Algorithm {
+    const BEST_FIRST: [Self; 2] = [Self::Sha256, Self::Md5];
+
+    /// Value of CHAP_A.
+    fn code(self) -> &'static str {
+        match self {
+            Self::Sha256 => "7",
+            Self::Md5 => "5",
+        }
+    }
+
+    fn digest(self, id: u8, secret: &[u8], challenge: &[u8]) -> Vec<u8> {
+        fn hash<D: Digest>(id: u8, secret: &[u8], challenge: &[u8]) -> Vec<u8> {
+            D::new().chain_update([id]).chain_update(secret).chain_update(challenge).finalize().to_vec()
+        }
+        match self {
+            Self::Sha256 => hash::<Sha256>(id, secret, challenge),
+            Self::Md5 => hash::<Md5>(id, secret, challenge),
+        }
+    }
+}
+
+/// The response of an initiator that knows `secret`.
+#[cfg(test)]
+pub(crate) fn md5_response(id: u8, secret: &[u8], challenge: &[u8]) -> alloc::string::String {
+    alloc::string::ToString::to_string(&Hex(&Algorithm::Md5.digest(id, secret, challenge)))
 }
 
 struct Hex<'a>(&'a [u8]);
@@ -191,17 +228,31 @@ mod tests {
 
     const NONCE: Nonce = Nonce { id: 7, challenge: [0xa5; 16] };
 
-    fn chap(mutual: bool) -> Chap {
-        let credentials = Credentials {
+    fn credentials(mutual: Option<&str>) -> Credentials {
+        let secret = |text: &str| text.as_bytes().to_vec();
+        Credentials {
             name: "user".into(),
-            secret: b"secret-secret".to_vec(),
-            mutual: mutual.then(|| ("target".into(), b"other-secret!".to_vec())),
-        };
-        let mut chap = Chap::new(credentials, NONCE);
+            secret: secret("secret-secret"),
+            mutual: mutual.map(|own| ("target".into(), secret(own))),
+        }
+    }
+
+    /// One that has chosen `algorithm`, which `offered` names.
+    fn chosen(credentials: Credentials, offered: &str, algorithm: &str) -> Chap {
+        let mut chap = Chap::new([credentials].to_vec(), NONCE);
         let mut out = Vec::new();
-        chap.keys(&[("CHAP_A", "6,5")], &mut out).unwrap();
-        assert_eq!(out, format!("CHAP_A=5\0CHAP_I=7\0CHAP_C=0x{}\0", "a5".repeat(16)).into_bytes());
+        chap.keys(&[("CHAP_A", offered)], &mut out).unwrap();
+        let challenge = "a5".repeat(16);
+        assert_eq!(out, format!("CHAP_A={algorithm}\0CHAP_I=7\0CHAP_C=0x{challenge}\0").into_bytes());
         chap
+    }
+
+    fn chap(mutual: bool) -> Chap {
+        chosen(credentials(mutual.then_some("other-secret!")), "6,5", "5")
+    }
+
+    fn digest(id: u8, secret: &[u8], challenge: &[u8]) -> Vec<u8> {
+        Algorithm::Md5.digest(id, secret, challenge)
     }
 
     fn response() -> String {
@@ -235,12 +286,61 @@ mod tests {
     }
 
     #[test]
+    fn one_of_several_is_proven() {
+        let other = Credentials { name: "other".into(), secret: b"another-secret".to_vec(), mutual: None };
+        let proof = |secret: &[u8]| Hex(&digest(7, secret, &[0xa5; 16])).to_string();
+        for (name, secret, good) in [
+            ("user", &b"secret-secret"[..], true),
+            ("other", b"another-secret", true),
+            ("user", b"another-secret", false),
+            ("third", b"another-secret", false),
+        ] {
+            let mut chap = Chap::new([credentials(None), other.clone()].to_vec(), NONCE);
+            chap.keys(&[("CHAP_A", "5")], &mut Vec::new()).unwrap();
+            let keys = [("CHAP_N", name), ("CHAP_R", &*proof(secret))];
+            assert_eq!(chap.keys(&keys, &mut Vec::new()).is_ok(), good, "{name}");
+        }
+    }
+
+    #[test]
     fn steps_out_of_order_fail() {
         let credentials = Credentials { name: "u".into(), secret: b"s".to_vec(), mutual: None };
-        let mut early = Chap::new(credentials.clone(), NONCE);
+        let mut early = Chap::new([credentials.clone()].to_vec(), NONCE);
         assert_eq!(early.keys(&[("CHAP_N", "u"), ("CHAP_R", "0x00")], &mut Vec::new()), Err(NotAuthentic));
-        let mut sha_only = Chap::new(credentials, NONCE);
-        assert_eq!(sha_only.keys(&[("CHAP_A", "7")], &mut Vec::new()), Err(NotAuthentic));
+        let mut sha_1_only = Chap::new([credentials].to_vec(), NONCE);
+        assert_eq!(sha_1_only.keys(&[("CHAP_A", "6")], &mut Vec::new()), Err(NotAuthentic));
+    }
+
+    #[test]
+    fn sha_256_is_preferred_and_used_both_ways() {
+        // FIPS 180-4's own example: SHA-256 of "abc".
+        assert_eq!(
+            Hex(&Algorithm::Sha256.digest(0x61, b"b", b"c")).to_string(),
+            "0xba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        let proof = |secret: &[u8], id, challenge: &[u8]| {
+            Hex(&Algorithm::Sha256.digest(id, secret, challenge)).to_string()
+        };
+        for offered in ["7", "5,7", "7,5", "8,6,5,7"] {
+            let mut chap = chosen(credentials(Some("other-secret!")), offered, "7");
+            let response = proof(b"secret-secret", 7, &[0xa5; 16]);
+            let keys = [("CHAP_N", "user"), ("CHAP_R", &*response), ("CHAP_I", "9"), ("CHAP_C", "0x0102")];
+            let mut out = Vec::new();
+            assert_eq!(chap.keys(&keys, &mut out), Ok(()));
+            let expected = proof(b"other-secret!", 9, &[1, 2]);
+            assert_eq!(out, format!("CHAP_N=target\0CHAP_R={expected}\0").into_bytes());
+        }
+        let mut downgraded = chosen(credentials(None), "5,7", "7");
+        let keys = [("CHAP_N", "user"), ("CHAP_R", &*response())];
+        assert_eq!(downgraded.keys(&keys, &mut Vec::new()), Err(NotAuthentic));
+    }
+
+    #[test]
+    fn one_secret_does_not_serve_both_directions() {
+        let keys = [("CHAP_N", "user"), ("CHAP_R", &*response()), ("CHAP_I", "9"), ("CHAP_C", "0x0102")];
+        let mut same = chosen(credentials(Some("secret-secret")), "5", "5");
+        assert_eq!(same.keys(&keys, &mut Vec::new()), Err(NotAuthentic));
+        assert!(!same.is_done());
     }
 
     #[test]

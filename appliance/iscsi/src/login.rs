@@ -47,6 +47,9 @@ pub enum Access {
     Open,
     /// Once it has proved who it is.
     Chap(Credentials),
+    /// Yes; if it insists on CHAP, it must prove to be one of these. For discovery: initiators that are set to CHAP (ESXi's
+    /// "use CHAP" of an adapter) insist on it there, too.
+    OpenOrChap(Vec<Credentials>),
     /// There is no such target in the configuration.
     Unknown,
     /// The initiator may not use the target.
@@ -98,6 +101,8 @@ enum Authentication {
     Free,
     /// Asked for; the initiator has not agreed on CHAP yet.
     Wanted(Credentials),
+    /// Not asked for, but the initiator may insist on it.
+    Offered(Vec<Credentials>),
     /// In progress or done.
     Chap(Chap),
 }
@@ -260,35 +265,35 @@ impl Login {
     /// The first complete text names both ends (RFC 7143 §6.3).
     fn identify(&mut self, pairs: &[(&str, &str)], gate: &mut impl Gate) -> Result<(), Refusal> {
         let find = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
-        let initiator = find("InitiatorName").ok_or(LoginStatus::MissingParameter)?;
+        // Names are the same whatever their case (RFC 7143 §4.2.7.1); from here on they are in lower case.
+        let named = |key: &str| find(key).map(str::to_lowercase).ok_or(LoginStatus::MissingParameter);
+        let initiator = named("InitiatorName")?;
         self.identity.discovery = match find("SessionType") {
             None | Some("Normal") => false,
             Some("Discovery") => true,
             Some(_) => return Err(LoginStatus::SessionTypeNotSupported.into()),
         };
-        let target = if self.identity.discovery {
-            None
-        } else {
-            Some(find("TargetName").ok_or(LoginStatus::MissingParameter)?)
-        };
-        if !text::is_name(initiator) || target.is_some_and(|target| target.len() > text::MAX_NAME_BYTES) {
+        let target = if self.identity.discovery { None } else { Some(named("TargetName")?) };
+        let is_long = |name: &String| name.len() > text::MAX_NAME_BYTES;
+        if !text::is_name(&initiator) || target.as_ref().is_some_and(is_long) {
             return Err(LoginStatus::InitiatorError.into());
         }
-        self.authentication = match gate.access(initiator, target) {
+        self.authentication = match gate.access(&initiator, target.as_deref()) {
             Access::Open => Authentication::Free,
             Access::Chap(credentials) => Authentication::Wanted(credentials),
+            Access::OpenOrChap(candidates) => Authentication::Offered(candidates),
             Access::Unknown => return Err(LoginStatus::NotFound.into()),
             Access::Forbidden => return Err(LoginStatus::AuthorizationFailure.into()),
             Access::NotServed => return Err(Refusal::Silent),
         };
-        self.identity.initiator = initiator.into();
-        self.identity.target = target.unwrap_or_default().into();
+        self.identity.initiator = initiator;
+        self.identity.target = target.unwrap_or_default();
         Ok(())
     }
 
     fn is_authentic(&self) -> bool {
         match &self.authentication {
-            Authentication::Free => true,
+            Authentication::Free | Authentication::Offered(_) => true,
             Authentication::Chap(chap) => chap.is_done(),
             Authentication::Undecided | Authentication::Wanted(_) => false,
         }
@@ -326,13 +331,21 @@ impl Login {
         if core::mem::replace(&mut self.method_chosen, true) {
             return Err(LoginStatus::InitiatorError.into());
         }
-        let wanted = if matches!(self.authentication, Authentication::Wanted(_)) { "CHAP" } else { "None" };
-        if !offers.split(',').any(|offer| offer == wanted) {
+        let offered = |method: &str| offers.split(',').any(|offer| offer == method);
+        let candidates = match &self.authentication {
+            Authentication::Wanted(credentials) => Some(core::slice::from_ref(credentials)),
+            Authentication::Offered(candidates) if !offered("None") && !candidates.is_empty() => {
+                Some(candidates.as_slice())
+            }
+            _ => None,
+        };
+        let wanted = if candidates.is_some() { "CHAP" } else { "None" };
+        if !offered(wanted) {
             return Err(LoginStatus::AuthenticationFailure.into());
         }
         text::push(out, "AuthMethod", wanted);
-        if let Authentication::Wanted(credentials) = &self.authentication {
-            self.authentication = Authentication::Chap(Chap::new(credentials.clone(), gate.nonce()));
+        if let Some(candidates) = candidates {
+            self.authentication = Authentication::Chap(Chap::new(candidates.to_vec(), gate.nonce()));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pdu::LoginStatus as Status;
+use alloc::{format, vec};
 
 struct Door {
     access: Access,
@@ -166,3 +167,32 @@ fn a_login_ends_some_time() {
 
 /// Repeating names would be refused as repeated keys; an alias alone is not enough to identify, so names come first.
 const NAMES_ONCE: &[u8] = b"";
+
+#[test]
+fn discovery_takes_chap_from_who_insists_on_it() {
+    let credentials = Credentials { name: "u".into(), secret: b"s".to_vec(), mutual: None };
+    let names = "InitiatorName=iqn.2026-01.x:i\0SessionType=Discovery\0AuthMethod=";
+    let first = |access: Access, methods: &str| {
+        let (mut door, mut login) = (Door::new(access), Login::default());
+        let text = format!("{names}{methods}\0");
+        let answer = login.handle_request(&request(0b0011), text.as_bytes(), &mut door);
+        (login, door, answer)
+    };
+    let known = || Access::OpenOrChap(vec![credentials.clone()]);
+    for methods in ["None", "CHAP,None"] {
+        let (_, door, answer) = first(known(), methods);
+        assert!(matches!(answer.next, Next::FullFeature(_)) && door.opened[0].discovery, "{methods}");
+    }
+    let (_, _, answer) = first(Access::OpenOrChap(vec![]), "CHAP");
+    assert_eq!(answer.response.status, Status::AuthenticationFailure.code());
+    for (secret, good) in [(b"x", false), (b"s", true)] {
+        let (mut login, mut door, answer) = first(known(), "CHAP");
+        assert_eq!((answer.next, answer.response.transit), (Next::GoOn, false));
+        login.handle_request(&request(0b0011), b"CHAP_A=5\0", &mut door);
+        let proof = crate::chap::md5_response(1, secret, &[2; 16]);
+        let text = format!("CHAP_N=u\0CHAP_R={proof}\0");
+        let answer = login.handle_request(&request(0b0011), text.as_bytes(), &mut door);
+        assert_eq!(matches!(answer.next, Next::FullFeature(_)), good);
+        assert_eq!(door.opened.len(), usize::from(good));
+    }
+}

@@ -2,13 +2,15 @@
 
 use crate::node::{Node, failed};
 use crate::pairing::{self, decided};
-use crate::{hand_over, proposals, status};
+use crate::{grow, hand_over, proposals, status};
 use axum::extract::{Query, State};
 use axum::response::Json;
 use axum::routing::{get, post};
 use base::{ByteCount, VolumeId};
 use control::api::{Answer, Command, Event, Status};
 use control::link::Report;
+use control::names::{Pattern, normal};
+use control::targets::Presentation;
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::net::UnixListener;
@@ -58,24 +60,52 @@ async fn run(node: &Node, command: Command) -> Answer {
         Command::OfferPairing => return pairing::offer(node),
         Command::Pair { address, code } => return pairing::pair(node, address, &code).await,
         Command::HandOver { volume, to } => return hand_over::run(node, &volume, to.as_deref()).await,
-        Command::CreateVolume { name, size } => return create_volume(node, name, size).await,
+        Command::CreateVolume { name, size, presentation } => {
+            return create_volume(node, name, size, presentation).await;
+        }
+        Command::GrowVolume { name, size } => return grow::run(node, name, size).await,
         Command::DeleteVolume { name } => cluster::Command::DeleteVolume { name },
-        Command::CreateTarget { iqn } => cluster::Command::CreateTarget { iqn },
-        Command::DeleteTarget { iqn } => cluster::Command::DeleteTarget { iqn },
-        Command::MapLun { iqn, lun, volume } => cluster::Command::MapLun { iqn, lun, volume },
-        Command::UnmapLun { iqn, lun } => cluster::Command::UnmapLun { iqn, lun },
+        Command::CreateTarget { iqn } => cluster::Command::CreateTarget { iqn: normal(&iqn) },
+        Command::DeleteTarget { iqn } => cluster::Command::DeleteTarget { iqn: normal(&iqn) },
+        Command::MapLun { iqn, lun, volume, read_only, initiators } => {
+            let (iqn, initiators) = (normal(&iqn), normal_all(&initiators));
+            cluster::Command::MapLun { iqn, lun, volume, read_only, initiators }
+        }
+        Command::ChangeLun { iqn, lun, read_only, initiators } => {
+            let (iqn, initiators) = (normal(&iqn), initiators.as_deref().map(normal_all));
+            cluster::Command::ChangeLun { iqn, lun, read_only, initiators }
+        }
+        Command::UnmapLun { iqn, lun } => cluster::Command::UnmapLun { iqn: normal(&iqn), lun },
+        Command::AllowInitiator { iqn, pattern } => {
+            cluster::Command::AllowInitiator { iqn: normal(&iqn), pattern: normal_one(&pattern) }
+        }
+        Command::DenyInitiator { iqn, pattern, open } => {
+            cluster::Command::DenyInitiator { iqn: normal(&iqn), pattern: normal_one(&pattern), open }
+        }
+        Command::SetChap { iqn, pattern, chap } => {
+            let pattern = pattern.as_ref().map(normal_one);
+            cluster::Command::SetChap { iqn: normal(&iqn), pattern, chap }
+        }
     };
     propose(node, command).await
 }
 
-async fn propose(node: &Node, command: cluster::Command) -> Answer {
+fn normal_one(pattern: &Pattern) -> Pattern {
+    Pattern::typed(pattern.as_str())
+}
+
+fn normal_all(patterns: &[Pattern]) -> Vec<Pattern> {
+    patterns.iter().map(normal_one).collect()
+}
+
+pub(crate) async fn propose(node: &Node, command: cluster::Command) -> Answer {
     if let Err(answer) = in_cluster(node) {
         return answer;
     }
     decided(proposals::propose(node, command, node.patience()).await)
 }
 
-fn in_cluster(node: &Node) -> Result<(), Answer> {
+pub(crate) fn in_cluster(node: &Node) -> Result<(), Answer> {
     match node.cluster() {
         Some(_) => Ok(()),
         None => Err(failed("unavailable", format!("{} is in no cluster yet", node.settings.name))),
@@ -83,7 +113,7 @@ fn in_cluster(node: &Node) -> Result<(), Answer> {
 }
 
 /// Creates a volume once every data node is known to have the room (S22).
-async fn create_volume(node: &Node, name: String, size: ByteCount) -> Answer {
+async fn create_volume(node: &Node, name: String, size: ByteCount, presentation: Presentation) -> Answer {
     if let Err(answer) = in_cluster(node) {
         return answer;
     }
@@ -101,7 +131,8 @@ async fn create_volume(node: &Node, name: String, size: ByteCount) -> Answer {
         Ok(id) => VolumeId(id),
         Err(error) => return failed("unavailable", format!("no random numbers: {error}")),
     };
-    propose(node, cluster::Command::CreateVolume { id, name, size, write_back: false }).await
+    let command = cluster::Command::CreateVolume { id, name, size, write_back: false, presentation };
+    propose(node, command).await
 }
 
 enum Shortage {

@@ -4,7 +4,8 @@
 //! - [`server`] and [`peers`]: the cluster port, and connections to the others' ([`messages`], mutual TLS).
 //! - [`pairing`]: how a node comes in; [`membership`]: who is let in, and who votes (S19).
 //! - [`heartbeat`]: signs of life, leases, promotions (S3, S5, S6).
-//! - [`link`]: the storage process of this node; [`api`], [`status`], [`hand_over`], [`events`]: the control socket.
+//! - [`link`]: the storage process of this node; [`api`], [`status`], [`hand_over`], [`grow`],
+//!   [`events`]: the control socket.
 //!
 //! Flow of a change: storage (or a person) proposes → [`proposals`] finds the leader → Raft commits → every node's
 //! state machine applies → [`membership::follow`] tells storage and wakes the heart, which asks for leases anew.
@@ -19,6 +20,7 @@
 mod api;
 mod clock;
 mod events;
+mod grow;
 mod hand_over;
 mod heartbeat;
 mod link;
@@ -33,6 +35,28 @@ mod server;
 mod status;
 #[cfg(test)]
 mod tests;
+
+/// The decoders of what peers send: for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use crate::messages::{RequestFrame, ResponseFrame};
+
+    /// Decodes `bytes` as a request and as a response; what is one survives being written.
+    ///
+    /// # Panics
+    /// It does not.
+    #[allow(clippy::expect_used)]
+    pub fn decode(bytes: &[u8]) {
+        if let Ok(frame) = serde_json::from_slice::<RequestFrame>(bytes) {
+            let written = serde_json::to_vec(&frame).expect("a request that can't be written");
+            serde_json::from_slice::<RequestFrame>(&written).expect("a request that can't be read back");
+        }
+        if let Ok(frame) = serde_json::from_slice::<ResponseFrame>(bytes) {
+            let written = serde_json::to_vec(&frame).expect("a response that can't be written");
+            serde_json::from_slice::<ResponseFrame>(&written).expect("a response that can't be read back");
+        }
+    }
+}
 
 use anyhow::Context;
 use std::path::Path;

@@ -7,8 +7,8 @@
 //!   a refusal that rests on it.
 
 use crate::node::Node;
-use crate::proposals;
-use base::{InstanceId, NodeId, Proposal, VolumeId};
+use crate::{grow, proposals};
+use base::{InstanceId, NodeId, ProposalId, VolumeId};
 use cluster::{Command, Outcome};
 use control::link::{CommittedState, Report, ToCluster, ToStorage};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,8 +42,27 @@ struct Session {
     out: mpsc::Sender<ToStorage>,
     told: Option<CommittedState>,
     report: Option<Report>,
-    /// Proposals under way: storage repeats them until they are decided. Each volume counts its own.
-    proposed: BTreeSet<(VolumeId, u64)>,
+    /// Proposals under way: storage repeats them until they are decided.
+    proposed: BTreeSet<Key>,
+}
+
+/// Names a proposal of the connected storage process. Each volume counts its own, and changes of reservations apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    volume: VolumeId,
+    number: u64,
+    reservations: bool,
+}
+
+impl Key {
+    fn refusal(self, reason: String) -> ToStorage {
+        let Self { volume, number, reservations } = self;
+        if reservations {
+            ToStorage::ReservationRefused { volume, number, reason }
+        } else {
+            ToStorage::Refused { volume, number, reason }
+        }
+    }
 }
 
 impl Session {
@@ -136,22 +155,22 @@ impl StorageLink {
         }
     }
 
-    /// Whether the proposal `number` of `volume` has to be started: it is not under way yet.
-    fn begin(&self, connection: u64, volume: VolumeId, number: u64) -> bool {
+    /// Whether the proposal has to be started: it is not under way yet.
+    fn begin(&self, connection: u64, key: Key) -> bool {
         let mut inner = self.lock();
         let session = inner.session.as_mut().filter(|session| session.connection == connection);
-        session.is_some_and(|session| session.proposed.insert((volume, number)))
+        session.is_some_and(|session| session.proposed.insert(key))
     }
 
-    /// The proposal `number` of `volume` is not under way any more; `refused` tells storage why.
-    fn end(&self, connection: u64, volume: VolumeId, number: u64, refused: Option<String>) {
+    /// The proposal is not under way any more; `refused` tells storage why.
+    fn end(&self, connection: u64, key: Key, refused: Option<String>) {
         let mut inner = self.lock();
         let Some(session) = inner.session.as_mut().filter(|session| session.connection == connection) else {
             return;
         };
-        session.proposed.remove(&(volume, number));
+        session.proposed.remove(&key);
         if let Some(reason) = refused
-            && !session.send(ToStorage::Refused { volume, number, reason })
+            && !session.send(key.refusal(reason))
         {
             inner.session = None;
         }
@@ -207,12 +226,22 @@ async fn listen(
     while let Some(message) = next(lines).await? {
         match message {
             ToCluster::Hello { .. } => anyhow::bail!("storage said hello twice"),
-            ToCluster::Propose(proposal) => propose(node, connection, proposal),
-            ToCluster::Report(report) => match node.storage.take_report(connection, report) {
-                Some(true) => node.heart.wake(),
-                Some(false) => {}
-                None => anyhow::bail!("another storage process took its place"),
-            },
+            ToCluster::Propose(proposal) => {
+                let key = Key { volume: proposal.volume, number: proposal.id.number, reservations: false };
+                propose(node, connection, key, proposal.id, Command::Propose(proposal));
+            }
+            ToCluster::Reserve(proposal) => {
+                let key = Key { volume: proposal.volume, number: proposal.id.number, reservations: true };
+                propose(node, connection, key, proposal.id, Command::Reserve(proposal));
+            }
+            ToCluster::Report(report) => {
+                grow::give_up(node, &report);
+                match node.storage.take_report(connection, report) {
+                    Some(true) => node.heart.wake(),
+                    Some(false) => {}
+                    None => anyhow::bail!("another storage process took its place"),
+                }
+            }
             ToCluster::HandOverFailed { volume, reason } => node.storage.hand_over_failed(volume, reason),
         }
     }
@@ -242,32 +271,35 @@ async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<ToStorage>)
 }
 
 /// Has the voters decide on what storage proposes. Storage learns the result from the next state, a refusal from us.
-fn propose(node: &Arc<Node>, connection: u64, proposal: Proposal) {
-    let (volume, number) = (proposal.volume, proposal.id.number);
-    let own = proposal.id.proposer == node.me && node.storage.current().0 == Some(proposal.id.instance);
+fn propose(node: &Arc<Node>, connection: u64, key: Key, id: ProposalId, command: Command) {
+    let own = id.proposer == node.me && node.storage.current().0 == Some(id.instance);
     if !own {
-        node.storage.end(connection, volume, number, Some("not this storage process's own proposal".into()));
+        node.storage.end(connection, key, Some("not this storage process's own proposal".into()));
         return;
     }
-    if !node.storage.begin(connection, volume, number) {
+    if !node.storage.begin(connection, key) {
         return;
     }
     let node = node.clone();
     tokio::spawn(async move {
-        let decided = proposals::propose(&node, Command::Propose(proposal.clone()), node.patience()).await;
+        let expected = match &command {
+            Command::Propose(proposal) => Some(proposal.expected),
+            _ => None,
+        };
+        let decided = proposals::propose(&node, command, node.patience()).await;
         let refused = match decided {
             Ok(Outcome::Refused(refusal)) => Some(refusal.message),
             // S21: refused earlier, and the answer was lost. If a later epoch was made, the state tells.
             Ok(Outcome::Repeated { made: None }) => {
-                let epoch = node.log.applied().state.config(proposal.volume).map(|config| config.epoch);
-                (epoch == Some(proposal.expected)).then(|| "this proposal was refused before".to_owned())
+                let epoch = node.log.applied().state.config(key.volume).map(|config| config.epoch);
+                (epoch.is_some() && epoch == expected).then(|| "this proposal was refused before".to_owned())
             }
             Ok(Outcome::Applied { .. } | Outcome::Stale { .. } | Outcome::Repeated { made: Some(_) }) => None,
             // In doubt: storage asks again with the same number.
             Err(_) => None,
         };
         node.tell_storage();
-        node.storage.end(connection, volume, number, refused);
+        node.storage.end(connection, key, refused);
     });
 }
 
@@ -281,12 +313,17 @@ mod tests {
         let link = StorageLink::default();
         let (out, mut told) = mpsc::channel(QUEUE);
         let connection = link.open(InstanceId(5), out);
-        let (one, other) = (VolumeId(1), VolumeId(2));
-        assert!(link.begin(connection, one, 7) && link.begin(connection, other, 7));
-        assert!(!link.begin(connection, one, 7), "repeated while it is under way");
-        link.end(connection, one, 7, Some("no".into()));
-        let refused = ToStorage::Refused { volume: one, number: 7, reason: "no".into() };
+        let key = |volume, reservations| Key { volume: VolumeId(volume), number: 7, reservations };
+        let (one, other, reservations) = (key(1, false), key(2, false), key(1, true));
+        assert!(link.begin(connection, one) && link.begin(connection, other));
+        assert!(link.begin(connection, reservations));
+        assert!(!link.begin(connection, one), "repeated while it is under way");
+        link.end(connection, one, Some("no".into()));
+        let refused = ToStorage::Refused { volume: VolumeId(1), number: 7, reason: "no".into() };
         assert_eq!(told.try_recv().ok(), Some(refused));
-        assert!(link.begin(connection, one, 7) && !link.begin(connection, other, 7));
+        assert!(link.begin(connection, one) && !link.begin(connection, other));
+        link.end(connection, reservations, Some("no".into()));
+        let refused = ToStorage::ReservationRefused { volume: VolumeId(1), number: 7, reason: "no".into() };
+        assert_eq!(told.try_recv().ok(), Some(refused));
     }
 }

@@ -4,6 +4,7 @@ use crate::messages::{Proposed, Request, Response};
 use crate::node::Node;
 use base::NodeId;
 use cluster::{ClusterState, Command, Outcome};
+use control::names::Pattern;
 use openraft::error::RaftError;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -104,17 +105,38 @@ fn is_so(command: &Command, state: &ClusterState) -> bool {
         Command::AddMember(member) => state.members.get(&member.node) == Some(member),
         Command::RemoveMember { node } => !state.members.contains_key(node),
         Command::CreateVolume { id, .. } => state.volumes.contains_key(id),
+        Command::GrowVolume { name, size } => state
+            .volume_named(name)
+            .is_some_and(|entry| entry.wanted_size == Some(*size) || entry.config.size == *size),
+        // Never refused.
+        Command::EndGrowth { .. } => false,
         Command::DeleteVolume { name } => state.volume_named(name).is_none(),
         Command::CreateTarget { iqn } => state.targets.contains_key(iqn),
         Command::DeleteTarget { iqn } => !state.targets.contains_key(iqn),
-        Command::MapLun { iqn, lun, volume } => {
+        Command::MapLun { iqn, lun, volume, read_only, initiators } => {
             let shown = state.targets.get(iqn).and_then(|target| target.luns.get(lun));
-            shown.is_some() && shown.copied() == state.volume_named(volume).map(|entry| entry.config.volume)
+            shown.zip(state.volume_named(volume)).is_some_and(|(shown, entry)| {
+                shown.volume == entry.config.volume
+                    && (shown.read_only, &shown.initiators) == (*read_only, initiators)
+            })
         }
         Command::UnmapLun { iqn, lun } => {
             !state.targets.get(iqn).is_some_and(|target| target.luns.contains_key(lun))
         }
+        Command::AllowInitiator { iqn, pattern } => has_rule(state, iqn, pattern),
+        Command::DenyInitiator { iqn, pattern, .. } => {
+            state.targets.contains_key(iqn) && !has_rule(state, iqn, pattern)
+        }
+        // Repeating them is good.
+        Command::ChangeLun { .. } | Command::SetChap { .. } => false,
         // Its number tells (S21).
-        Command::Propose(_) => false,
+        Command::Propose(_) | Command::Reserve(_) => false,
     }
+}
+
+fn has_rule(state: &ClusterState, iqn: &str, pattern: &Pattern) -> bool {
+    state
+        .targets
+        .get(iqn)
+        .is_some_and(|target| target.access.rules.iter().any(|rule| rule.pattern == *pattern))
 }

@@ -1,7 +1,8 @@
 //! The cluster port: pairing in the clear, everything else over mutual TLS.
 //!
 //! Invariants
-//! - Before its handshake is done, a connection costs at most one of [`HANDSHAKES`] places and the endpoint's time-out.
+//! - Before its handshake is done, a connection costs at most one of [`HANDSHAKES`] places, which it loses to newcomers
+//!   ([`transport::door`]), and the endpoint's time-out.
 //! - A request is taken from a peer only while that is a peer.
 
 use crate::heartbeat;
@@ -20,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use transport::TlsStream;
+use transport::door::Door;
 use transport::framing::{read_frame, write_frame};
 
 /// Connections that may be in their handshake at once.
@@ -52,30 +54,19 @@ impl Strangers {
 
 /// Accepts connections for ever.
 pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let door = Door::new(HANDSHAKES);
     let strangers = Arc::new(Strangers::default());
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
                 let (node, strangers) = (node.clone(), strangers.clone());
+                let place = door.enter(from.ip());
                 tokio::spawn(async move {
-                    let mut first = [0; 1];
-                    match timeout(FIRST_BYTE, stream.peek(&mut first)).await {
-                        Ok(Ok(1)) if first == [TLS_HANDSHAKE] => match node.endpoint.accept(stream).await {
-                            Ok((stream, peer)) => {
-                                drop(place);
-                                peer_connection(node, stream, peer).await;
-                            }
-                            Err(error) => strangers.log(from.ip(), &chain(&error)),
-                        },
-                        Ok(Ok(1)) if Some(&first[0]) == transport::pairing::PREFACE.first() => {
-                            pair(&node, stream).await;
-                        }
-                        Ok(Ok(0)) => {}
-                        Ok(Ok(_)) => strangers.log(from.ip(), "it speaks neither TLS nor pairing"),
-                        Ok(Err(error)) => strangers.log(from.ip(), &error.to_string()),
-                        Err(_) => strangers.log(from.ip(), "it says nothing"),
+                    match place.hold(greet(&node, stream)).await {
+                        Some(Ok(Some((stream, peer)))) => peer_connection(node, stream, peer).await,
+                        Some(Ok(None)) => {}
+                        Some(Err(error)) => strangers.log(from.ip(), &error),
+                        None => strangers.log(from.ip(), "too many connections that say not who they are"),
                     }
                 });
             }
@@ -88,8 +79,22 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
     }
 }
 
-async fn pair(node: &Node, stream: TcpStream) {
-    pairing::respond(node, stream).await;
+/// Everything before a peer is known: a peer, or none (a pairing is done then), or why not.
+async fn greet(node: &Node, stream: TcpStream) -> Result<Option<(TlsStream, NodeId)>, String> {
+    let mut first = [0; 1];
+    match timeout(FIRST_BYTE, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first == [TLS_HANDSHAKE] => {
+            node.endpoint.accept(stream).await.map(Some).map_err(|error| chain(&error))
+        }
+        Ok(Ok(1)) if Some(&first[0]) == transport::pairing::PREFACE.first() => {
+            pairing::respond(node, stream).await;
+            Ok(None)
+        }
+        Ok(Ok(0)) => Ok(None),
+        Ok(Ok(_)) => Err("it speaks neither TLS nor pairing".into()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it says nothing".into()),
+    }
 }
 
 /// Takes requests from a peer until it goes, and answers each as soon as it can.

@@ -6,10 +6,12 @@ use base::{ByteCount, NodeId};
 use cluster::placement::{gathering_node, is_parted};
 use cluster::{ClusterState, VolumeEntry};
 use control::api::{
-    ClusterStatus, LunStatus, MemberStatus, ResyncStatus, Status, TargetStatus, VolumeState, VolumeStatus,
+    ChapStatus, ClusterStatus, GrowthStatus, LunStatus, MemberStatus, ResyncStatus, RuleStatus,
+    SessionStatus, Status, TargetStatus, VolumeState, VolumeStatus,
 };
-use control::link::{Report, ResyncReport, VolumeReport};
+use control::link::{Report, ResyncReport, SessionReport, VolumeReport};
 use control::settings::Role;
+use control::targets::Rule;
 use std::collections::BTreeMap;
 
 /// What this node knows at the moment.
@@ -31,6 +33,7 @@ pub(crate) fn status(node: &Node) -> Status {
         cluster: view.cluster(),
         volumes: state.volumes.values().map(|entry| view.volume(entry)).collect(),
         targets: view.targets(),
+        sessions: view.sessions(),
         services: Vec::new(),
         problems: view.problems(),
     }
@@ -88,6 +91,8 @@ impl View<'_> {
         VolumeStatus {
             name: entry.name.clone(),
             size: config.size,
+            growth: entry.wanted_size.map(|size| self.growth(entry, size)),
+            not_grown: entry.not_grown.clone(),
             epoch: config.epoch,
             primary: config.primary.map(|primary| self.state.name_of(primary)),
             in_sync: self.names(&config.in_sync),
@@ -98,6 +103,19 @@ impl View<'_> {
             resynced_total: report.map_or(ByteCount(0), |report| report.resynced_total),
             dirty: report.map_or(ByteCount(0), |report| report.dirty),
             logged: report.map_or(ByteCount(0), |report| report.logged),
+            block_format: entry.presentation.block_format,
+            thin: entry.presentation.thin,
+        }
+    }
+
+    fn growth(&self, entry: &VolumeEntry, size: ByteCount) -> GrowthStatus {
+        let config = &entry.config;
+        let has =
+            |node: &NodeId| self.replica(*node, config.volume).is_some_and(|report| report.room >= size);
+        GrowthStatus {
+            size,
+            ready: self.names(config.replicas.iter().filter(|node| has(node))),
+            waiting_for: self.names(config.in_sync.iter().filter(|node| !has(node))),
         }
     }
 
@@ -140,10 +158,31 @@ impl View<'_> {
                 luns: target
                     .luns
                     .iter()
-                    .map(|(lun, volume)| LunStatus { lun: *lun, volume: name(volume) })
+                    .map(|(lun, mapping)| LunStatus {
+                        lun: *lun,
+                        volume: name(&mapping.volume),
+                        read_only: mapping.read_only,
+                        initiators: mapping.initiators.clone(),
+                    })
                     .collect(),
+                initiators: target.access.rules.iter().map(rule).collect(),
+                chap: target.access.chap.as_ref().map(ChapStatus::from),
             })
             .collect()
+    }
+
+    fn sessions(&self) -> Vec<SessionStatus> {
+        let of_node = |(node, report): (&NodeId, &Report)| {
+            let node = self.state.name_of(*node);
+            let status = |session: &SessionReport| SessionStatus {
+                initiator: session.initiator.clone(),
+                address: session.address,
+                target: session.target.clone(),
+                node: node.clone(),
+            };
+            report.sessions.iter().map(status).collect::<Vec<_>>()
+        };
+        self.reports.iter().flat_map(of_node).collect()
     }
 
     /// One sentence each.
@@ -195,4 +234,8 @@ impl View<'_> {
         }
         problems
     }
+}
+
+fn rule(rule: &Rule) -> RuleStatus {
+    RuleStatus { pattern: rule.pattern.clone(), chap: rule.chap.as_ref().map(ChapStatus::from) }
 }

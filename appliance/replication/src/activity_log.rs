@@ -98,6 +98,11 @@ impl ActivityLog {
         log
     }
 
+    /// The volume has grown: at least so many places.
+    pub(crate) fn grow(&mut self, slots: u32) {
+        self.slots.resize(self.slots.len().max(slots as usize), Slot::default());
+    }
+
     /// The number that the record on disk carries.
     pub(crate) fn durable_number(&self) -> u64 {
         self.number_durable

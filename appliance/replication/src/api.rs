@@ -335,6 +335,10 @@ pub struct Status {
     pub resynced_total: ByteCount,
     /// Payloads that arrived damaged since the process started (S17).
     pub checksum_errors: u64,
+    /// Size that initiators may use (S22).
+    pub size: ByteCount,
+    /// Size that this copy has room for (S22).
+    pub room: ByteCount,
 }
 
 /// A resync, seen from its source.

@@ -4,6 +4,7 @@
 //! - `dirty` is the number of set bits.
 //! - A page whose bits were set since its last complete write is not `saved`; extents on it stay in the activity log
 //!   (S9). Cleared bits may reach the disk late: a stale set bit only costs a needless copy.
+//! - A bitmap that grows keeps every set bit; blocks that are added are clean (S22).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -27,6 +28,8 @@ struct Page {
     saved_at: u64,
     /// The change that must be durable for every cleared bit to be.
     cleared_at: u64,
+    /// The change that someone waits for.
+    awaited: u64,
 }
 
 /// The bitmap in memory.
@@ -34,8 +37,16 @@ struct Page {
 pub(crate) struct Bitmap {
     pages: Vec<Page>,
     blocks: u64,
+    block_bytes: u64,
     blocks_per_extent: u64,
     dirty: u64,
+}
+
+impl Page {
+    /// As it is formatted: all clear, in both places.
+    fn blank() -> Self {
+        Self { words: None, record: TwoPlaces::found(1, 0), saved_at: 0, cleared_at: 0, awaited: 0 }
+    }
 }
 
 /// The part of a run on one page: page, first bit, bit after the last.
@@ -69,13 +80,39 @@ fn words_of(from: u64, to: u64) -> (usize, usize) {
 impl Bitmap {
     /// A bitmap without a set bit; pages are then found one by one.
     pub(crate) fn new(layout: &Layout) -> Self {
-        let page = Page { words: None, record: TwoPlaces::found(1, 0), saved_at: 0, cleared_at: 0 };
         Self {
-            pages: (0..layout.pages).map(|_| page.clone()).collect(),
+            pages: (0..layout.pages).map(|_| Page::blank()).collect(),
             blocks: layout.dirty_blocks,
+            block_bytes: layout.dirty_block_bytes,
             blocks_per_extent: layout.blocks_per_extent(),
             dirty: 0,
         }
+    }
+
+    /// The volume has grown to `layout`, whose further pages are formatted. If its dirty block is another, all pages
+    /// are others: every set bit is then unsaved.
+    pub(crate) fn grow(&mut self, layout: &Layout) {
+        if layout.dirty_block_bytes == self.block_bytes {
+            let pages = self.pages.len().max(layout.pages as usize);
+            self.pages.resize_with(pages, Page::blank);
+            self.blocks = self.blocks.max(layout.dirty_blocks);
+            return;
+        }
+        let mut grown = Self::new(layout);
+        let times = (layout.dirty_block_bytes / self.block_bytes).max(1);
+        for (page, words) in
+            (0u64..).zip(&self.pages).filter_map(|(n, page)| Some((n, page.words.as_deref()?)))
+        {
+            for (at, word) in (0u64..).zip(words.iter()).filter(|(_, word)| **word != 0) {
+                let first = page * PAGE_BITS + at * WORD_BITS;
+                for bit in (0..WORD_BITS).step_by(usize::try_from(times.min(WORD_BITS)).unwrap_or(1)) {
+                    if word & mask(0, bit, bit + times) != 0 {
+                        grown.set((first + bit) / times, 1);
+                    }
+                }
+            }
+        }
+        *self = grown;
     }
 
     /// Page `index` as found on disk; unless `both` places held it, it counts as unsaved (S12).
@@ -237,6 +274,19 @@ impl Bitmap {
         (0..pages).filter(|index| self.ask(*index, upto)).collect()
     }
 
+    /// From now on [`Self::awaited_saved`] asks for the bits that are set now, not for those that follow: on a primary
+    /// that serves, there may always be some that are not saved yet.
+    pub(crate) fn await_saved(&mut self) {
+        for page in &mut self.pages {
+            page.awaited = page.saved_at;
+        }
+    }
+
+    /// Whether every bit that was set at the last [`Self::await_saved`] is on disk.
+    pub(crate) fn awaited_saved(&self) -> bool {
+        self.pages.iter().all(|page| page.record.is_durable(page.awaited))
+    }
+
     /// Whether every set bit (and every cleared one) is on disk.
     pub(crate) fn all_saved(&self, cleared_too: bool) -> bool {
         self.pages.iter().all(|page| {
@@ -326,6 +376,44 @@ mod tests {
     }
 
     #[test]
+    fn a_grown_bitmap_keeps_its_bits() {
+        let size = |blocks: u64| Layout::for_size(ByteCount(blocks * 4096)).unwrap();
+        let mut grown = Bitmap::new(&size(1000));
+        grown.set(990, 20);
+        assert_eq!(grown.dirty(), 10, "clipped to the volume");
+        grown.grow(&size(70_000));
+        assert_eq!((grown.dirty(), grown.next_run(0, 64)), (10, Some(Run { start: 990, count: 10 })));
+        grown.set(69_999, 1);
+        assert_eq!((grown.dirty(), grown.validate()), (11, Ok(())));
+        assert!(!grown.all_saved(false) && grown.record(2).is_some() && grown.record(3).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn doubled_blocks_cover_what_was_dirty(
+            doubled in 1u32..5, runs in prop::collection::vec((0u64..70_000, 1u64..200), 0..20)
+        ) {
+            let layout = Layout::for_size(ByteCount(70_000 * 4096)).unwrap();
+            let mut grown = Bitmap::new(&layout);
+            let mut model = BTreeSet::new();
+            for (start, count) in runs {
+                grown.set(start, count);
+                model.extend((start..(start + count).min(70_000)).map(|block| block >> doubled));
+            }
+            grown.grow(&Layout { dirty_block_bytes: 4096 << doubled, dirty_blocks: 90_000, ..layout });
+            let mut blocks = BTreeSet::new();
+            let mut from = 0;
+            while let Some(run) = grown.next_run(from, 64) {
+                blocks.extend(run.start..run.start + u64::from(run.count));
+                from = run.start + u64::from(run.count);
+            }
+            prop_assert_eq!(&blocks, &model);
+            prop_assert_eq!(grown.validate(), Ok(()));
+            prop_assert_eq!(grown.all_saved(false), model.is_empty(), "none of it is on disk yet");
+        }
+    }
+
+    #[test]
     fn set_bits_hold_their_extent_until_saved() {
         let mut bitmap = bitmap();
         assert!(bitmap.extent_saved(0) && bitmap.all_saved(true));
@@ -339,8 +427,16 @@ mod tests {
         bitmap.record(0).unwrap().completed();
         assert!(!bitmap.extent_saved(0), "set after the write began");
         assert_eq!(bitmap.save_all(false), [0]);
+        bitmap.await_saved();
         write(&mut bitmap, 0);
         assert!(bitmap.all_saved(false));
+        bitmap.set(7, 1);
+        assert!(bitmap.awaited_saved() && !bitmap.all_saved(false), "what is set later is not waited for");
+        bitmap.await_saved();
+        assert!(!bitmap.awaited_saved());
+        bitmap.save_all(false);
+        write(&mut bitmap, 0);
+        assert!(bitmap.awaited_saved());
         bitmap.clear_all();
         assert!(bitmap.all_saved(false) && !bitmap.all_saved(true) && !bitmap.is_writing());
         assert_eq!(bitmap.save_all(true), [0]);

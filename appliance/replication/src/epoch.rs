@@ -21,7 +21,8 @@ pub(crate) struct Pending {
 }
 
 impl<B: Buffer> Replica<B> {
-    /// The committed configuration, as read or as changed. Older or equal ones are ignored.
+    /// The committed configuration, as read or as changed. Older or equal ones are ignored. One of a size that there is no
+    /// room for is only noted: it is to be told again after [`Self::handle_room`].
     pub fn handle_config(&mut self, now: Monotonic, config: &VolumeConfig) {
         self.advance(now);
         let old = self.known.as_ref().map_or(Epoch(0), |known| known.epoch);
@@ -32,6 +33,11 @@ impl<B: Buffer> Replica<B> {
             self.problem(Problem::Unsupported(what));
             self.learn(config.epoch);
             self.step_down();
+        } else if config.size > self.room() {
+            // S22: nothing is done in this epoch before its size has room here; the driver then tells it again.
+            self.learn(config.epoch);
+            self.step_down();
+            self.save_superblock();
         } else {
             self.learn_config(config);
         }
@@ -48,7 +54,10 @@ impl<B: Buffer> Replica<B> {
         if config.write_back {
             return Some("a write-back cache");
         }
-        (config.size != self.layout.size).then_some("a size other than the replica was made for")
+        if config.size < self.layout.size {
+            return Some("a volume that becomes smaller");
+        }
+        self.layout.at_size(config.size).is_none().then_some("a volume of this size")
     }
 
     /// Raises the floor: an epoch has been heard of. Whatever was to happen in a lower one does not happen any more.
@@ -80,6 +89,7 @@ impl<B: Buffer> Replica<B> {
         // From here on only this configuration counts: a grow or hand-over of an earlier epoch has ended (S8, S3).
         self.growing = false;
         self.gave_up = false;
+        self.enlarge(config.size);
         let became_primary = named && !self.primary;
         self.primary = named;
         self.known = Some(config.clone());
@@ -149,10 +159,11 @@ impl<B: Buffer> Replica<B> {
     /// The superblock is durable: if that makes the newest configuration effective, act in it.
     pub(crate) fn adopted_if_durable(&mut self) {
         let newest = self.known.as_ref().is_some_and(|config| config.epoch == self.floor);
-        if !self.adopting || !newest || self.durable_epoch < self.floor {
+        if !self.adopting || !newest || self.durable_epoch < self.floor || self.resizing.is_under_way() {
             return;
         }
         self.adopting = false;
+        self.open_size();
         if self.primary {
             // S11: it failed while it was in doubt whether the peer is in sync (S8), and it is.
             if self.peer_in_sync() && self.jobs.iter().any(|(_, job)| job.write_failed()) {
@@ -201,7 +212,9 @@ impl<B: Buffer> Replica<B> {
         let refused = self.proposals.iter().position(|pending| pending.proposal.id.number == number);
         if let Some(at) = refused {
             let pending = self.proposals.remove(at);
-            if !shrink(&pending) && self.primary {
+            if matches!(pending.proposal.change, Change::Resize { .. }) {
+                self.size_refused();
+            } else if !shrink(&pending) && self.primary {
                 self.resolve_doubt();
             }
         }

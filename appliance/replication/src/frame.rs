@@ -21,7 +21,7 @@ pub const MAX_BODY_BYTES: u32 = 64 << 10;
 /// Longest payload.
 pub const MAX_PAYLOAD_BYTES: u32 = crate::MAX_REQUEST_BYTES;
 /// Version of the frames; a peer with another one is refused.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"FtgR");
 const WHAT: &str = "replication frame";
@@ -85,6 +85,8 @@ pub struct Greeting {
     pub data_epoch: Epoch,
     /// Size of the sender's copy.
     pub size: ByteCount,
+    /// Size that the sender's copy has room for, zeroed and durable (S22).
+    pub room: ByteCount,
     /// From the primary: the receiver is in the committed in-sync set. From the secondary: neither activity log nor
     /// dirty bitmap has anything that the primary does not know of.
     pub in_sync: bool,
@@ -117,12 +119,14 @@ pub struct Target {
 pub enum RefuseReason {
     /// The refusing side knows a higher epoch: the one in the header (S4).
     Epoch,
-    /// Another cluster, volume, node, or size.
+    /// Another cluster, volume, node, or a smaller size.
     Identity,
     /// The refusing side's copy can't be used.
     Unusable,
     /// The sender is not the primary of its epoch.
     NotPrimary,
+    /// The refusing side's copy does not have the size of the sender's epoch yet (S22).
+    Size,
 }
 
 impl fmt::Display for RefuseReason {
@@ -132,6 +136,7 @@ impl fmt::Display for RefuseReason {
             Self::Identity => "cluster, volume, node or size differ",
             Self::Unusable => "its copy can't be used",
             Self::NotPrimary => "this node is not the primary of its epoch",
+            Self::Size => "it has not grown yet",
         })
     }
 }
@@ -187,6 +192,11 @@ pub enum Message {
     Ping,
     /// The answer to `Ping`.
     Pong,
+    /// T → P: T's copy now has room for this size, zeroed and durable (S22).
+    Room {
+        /// Which size.
+        size: ByteCount,
+    },
 }
 
 impl Message {
@@ -206,6 +216,7 @@ impl Message {
             Self::ReadDone { .. } => 12,
             Self::Ping => 13,
             Self::Pong => 14,
+            Self::Room { .. } => 15,
         }
     }
 
@@ -228,6 +239,7 @@ impl Message {
                     RefuseReason::Identity => 2,
                     RefuseReason::Unusable => 3,
                     RefuseReason::NotPrimary => 4,
+                    RefuseReason::Size => 5,
                 });
             }
             Self::Runs { last, runs } => {
@@ -247,6 +259,9 @@ impl Message {
             Self::ReadDone { tag, ok } => {
                 w.u64(*tag).u8(u8::from(*ok));
             }
+            Self::Room { size } => {
+                w.u64(size.0);
+            }
             Self::RunsTaken | Self::Ready | Self::Ping | Self::Pong => {}
         }
         w.into_vec()
@@ -262,6 +277,7 @@ impl Message {
                 2 => RefuseReason::Identity,
                 3 => RefuseReason::Unusable,
                 4 => RefuseReason::NotPrimary,
+                5 => RefuseReason::Size,
                 _ => return r.invalid("refuse reason"),
             }),
             4 => decode_runs(&mut r)?,
@@ -275,6 +291,7 @@ impl Message {
             12 => Self::ReadDone { tag: r.u64()?, ok: flag(&mut r)? },
             13 => Self::Ping,
             14 => Self::Pong,
+            15 => Self::Room { size: ByteCount(r.u64()?) },
             _ => return r.invalid("frame kind"),
         };
         r.finish()?;
@@ -305,7 +322,8 @@ fn decode_runs(r: &mut Reader<'_>) -> Result<Message, DecodeError> {
 impl Greeting {
     fn encode(&self, w: &mut Writer) {
         w.u64(self.cluster.0).u64(self.node.0).u64(self.instance.0).u64(self.replica.0);
-        w.u64(self.al_number).u64(self.data_epoch.0).u64(self.size.0).u8(u8::from(self.in_sync));
+        w.u64(self.al_number).u64(self.data_epoch.0).u64(self.size.0);
+        w.u64(self.room.0).u8(u8::from(self.in_sync));
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -317,6 +335,7 @@ impl Greeting {
             al_number: r.u64()?,
             data_epoch: Epoch(r.u64()?),
             size: ByteCount(r.u64()?),
+            room: ByteCount(r.u64()?),
             in_sync: flag(r)?,
         })
     }
@@ -420,7 +439,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn greeting() -> impl Strategy<Value = Greeting> {
-        (any::<[u64; 7]>(), any::<bool>()).prop_map(|(n, in_sync)| Greeting {
+        (any::<[u64; 8]>(), any::<bool>()).prop_map(|(n, in_sync)| Greeting {
             cluster: ClusterId(n[0]),
             node: NodeId(n[1]),
             instance: InstanceId(n[2]),
@@ -428,6 +447,7 @@ mod tests {
             al_number: n[4],
             data_epoch: Epoch(n[5]),
             size: ByteCount(n[6]),
+            room: ByteCount(n[7]),
             in_sync,
         })
     }
@@ -445,7 +465,8 @@ mod tests {
                 RefuseReason::Epoch,
                 RefuseReason::Identity,
                 RefuseReason::Unusable,
-                RefuseReason::NotPrimary
+                RefuseReason::NotPrimary,
+                RefuseReason::Size
             ])
             .prop_map(Message::Refuse),
             (any::<bool>(), prop::collection::vec((any::<u64>(), any::<u32>()), 0..20)).prop_map(
@@ -464,6 +485,7 @@ mod tests {
             any::<u64>().prop_map(|tag| Message::ReadDone { tag, ok: false }),
             Just(Message::Ping),
             Just(Message::Pong),
+            any::<u64>().prop_map(|size| Message::Room { size: ByteCount(size) }),
         ]
     }
 

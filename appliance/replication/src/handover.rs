@@ -131,7 +131,9 @@ impl<B: Buffer> Replica<B> {
     /// Draining, Saving and Clearing; true when the activity log is empty on disk.
     fn emptied(&mut self, phase: ClosingPhase) -> bool {
         match phase {
-            ClosingPhase::Draining if self.jobs.is_empty() && self.converting.is_none() => {
+            ClosingPhase::Draining
+                if self.jobs.is_empty() && self.converting.is_none() && !self.resizing.is_under_way() =>
+            {
                 self.save_bitmap(true);
                 self.set_closing(ClosingPhase::Saving);
             }

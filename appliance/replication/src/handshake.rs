@@ -61,13 +61,19 @@ impl<B: Buffer> Replica<B> {
             || frame.session != incoming.session
             || greeting.node != incoming.peer
             || greeting.node == me.node
-            || greeting.size != self.layout.size
             || frame.number != 1;
         if stranger {
             return Err(RefuseReason::Identity);
         }
         if frame.epoch < self.floor && !self.breaks(Sabotage::ObeyStale) {
             return Err(RefuseReason::Epoch);
+        }
+        if greeting.size > self.layout.size {
+            // S22: this side has not learned, or has no room for, the size of that epoch yet.
+            return Err(RefuseReason::Size);
+        }
+        if greeting.size < self.layout.size {
+            return Err(RefuseReason::Identity);
         }
         if self.failed || self.watch.aside || self.is_ending() {
             return Err(RefuseReason::Unusable);
@@ -93,7 +99,7 @@ impl<B: Buffer> Replica<B> {
             }
             Phase::Marking(change) if self.superblock_record.is_durable(change) => self.marked(in_sync),
             Phase::Forgetting if self.bitmap.all_saved(true) && self.log.record.is_clean() => self.ready(),
-            Phase::SavingRuns if self.bitmap.all_saved(false) => self.runs_saved(),
+            Phase::SavingRuns if self.bitmap.awaited_saved() => self.runs_saved(),
             Phase::SavingMark(change) if self.superblock_record.is_durable(change) => self.take(),
             _ => return,
         };
@@ -112,7 +118,8 @@ impl<B: Buffer> Replica<B> {
     /// S4: writes accepted earlier, of whatever role, have ended on disk, unanswered; then the epoch is made durable.
     fn drained(&mut self) -> Phase {
         let quiet = self.data_writes == 0 && !self.jobs.iter().any(|(_, job)| job.on_disk());
-        if (quiet || self.breaks(Sabotage::ObeyStale)) && self.converting.is_none() {
+        let settled = self.converting.is_none() && !self.resizing.is_under_way();
+        if (quiet || self.breaks(Sabotage::ObeyStale)) && settled {
             Phase::SavingEpoch(self.save_superblock())
         } else {
             Phase::Draining
@@ -202,6 +209,7 @@ impl<B: Buffer> Replica<B> {
             return self.drop_link();
         }
         link.greeting = Some(greeting);
+        link.peer_room = greeting.room;
         let in_sync = link.in_sync;
         self.log.raise_number(greeting.al_number);
         if !in_sync {
@@ -239,6 +247,8 @@ impl<B: Buffer> Replica<B> {
             self.problem(Problem::FullResync);
             self.bitmap.set_all();
         }
+        // Writes go on meanwhile: what they make dirty is in the durable activity log (S9), and not waited for.
+        self.bitmap.await_saved();
         self.save_bitmap(false);
         self.set_phase(Phase::SavingRuns);
     }
@@ -295,11 +305,12 @@ impl<B: Buffer> Replica<B> {
         if reason == RefuseReason::Epoch {
             // S4: told of a higher epoch, this side stops until it has learned it.
             self.learn(epoch);
-        } else {
+        } else if reason != RefuseReason::Size {
             self.problem(Problem::Refused(reason));
         }
         self.drop_link();
-        if reason != RefuseReason::Epoch {
+        // A peer that is about to grow is soon ready: no longer pause. S2 says when it no longer matters.
+        if !matches!(reason, RefuseReason::Epoch | RefuseReason::Size) {
             self.redial_at = self.now + self.options.timing.peer;
         }
     }

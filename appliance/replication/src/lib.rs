@@ -13,6 +13,8 @@
 //!   an answer needs every in-sync copy (S1) or a committed configuration without the one that is silent (S2).
 //! - Ranges: overlapping work runs one after the other, first come first served (`range_lock.rs`, S18).
 //! - Answers: only under a valid lease, checked at receipt and again before the answer (`serve.rs`, S5).
+//! - Size: acted in only when every bit of it is durable, proposed only when every in-sync copy has room (`resize.rs`,
+//!   S22).
 //! - A disk that hangs takes its copy out of service, as long as it hangs (`watch.rs`, S11).
 //! - Records: two places, checksum, sequence, identity; relied on only when both hold them (`record.rs`, S12).
 //!
@@ -43,6 +45,7 @@ mod read;
 mod record;
 mod recover;
 mod replica;
+mod resize;
 mod resync;
 mod sabotage;
 mod serve;
@@ -58,7 +61,7 @@ pub use api::{
     Answer, BlockRange, Buffer, Command, DiskOp, DiskResult, DiskToken, Identity, MAX_REQUEST_BYTES, Op,
     Options, Problem, Request, RequestError, RequestId, ResyncStatus, Status, Timing,
 };
-pub use layout::{EXTENT_BYTES, Layout, RECORD_BYTES};
-pub use recover::{MetaRead, OpenError, Recovery, format};
+pub use layout::{EXTENT_BYTES, Layout, RECORD_BYTES, SUPERBLOCK_OFFSETS};
+pub use recover::{MetaRead, OpenError, Recovery, format, format_growth};
 pub use replica::Replica;
 pub use sabotage::Sabotage;

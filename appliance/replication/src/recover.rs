@@ -9,13 +9,10 @@ use core::fmt;
 use crate::activity_log::LogRecord;
 use crate::api::{Buffer, Identity, Options};
 use crate::bitmap::Bitmap;
-use crate::layout::{ACTIVITY_LOG, FIRST_PAGE, Layout, RECORD_BYTES, SUPERBLOCK};
+use crate::layout::{self, ACTIVITY_LOG, FIRST_PAGE, Layout, RECORD_BYTES, SUPERBLOCK};
 use crate::record::{self, Kind, TwoPlaces};
 use crate::replica::{Recovered, Replica};
 use crate::superblock::{PeerMark, Superblock};
-
-/// Bitmap pages read or formatted at once.
-const CHUNK_PAGES: u32 = 64;
 
 /// A piece of the metadata area to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +32,7 @@ pub enum OpenError {
     Version(u16),
     /// Belongs to another cluster, volume, node or replica.
     Identity(&'static str),
-    /// The metadata area's length and the size in the superblock don't fit.
+    /// The areas are too short for the size in the superblock, or that is impossible.
     Size,
 }
 
@@ -45,7 +42,7 @@ impl fmt::Display for OpenError {
             Self::Damaged(what) => write!(f, "replica metadata: both copies of the {what} are damaged"),
             Self::Version(version) => write!(f, "replica metadata: version {version} is unknown"),
             Self::Identity(what) => write!(f, "replica metadata: belongs to another {what}"),
-            Self::Size => f.write_str("replica metadata: size does not fit the metadata area"),
+            Self::Size => f.write_str("replica metadata: size does not fit the space that it has"),
         }
     }
 }
@@ -74,23 +71,42 @@ pub fn format(
         inconsistent: if created.is_some() && in_sync { Epoch(0) } else { Epoch(u64::MAX) },
         peer: PeerMark { data_epoch: epoch, ..PeerMark::default() },
         peer_node: NodeId(0),
+        first_block_bytes: layout.first_block_bytes,
     };
     let seal = move |kind, body: &[u8]| record::encode(&identity, kind, 0, 1, body);
-    let chunk = move |place: u8, first: u32| {
-        let last = layout.pages.min(first + CHUNK_PAGES);
-        let pages = (first..last).flat_map(|page| record::encode(&identity, Kind::BitmapPage, page, 1, &[]));
-        (layout.offset(FIRST_PAGE + first, place), pages.collect())
-    };
-    let chunks = (0..2).flat_map(move |place| {
-        (0..layout.pages).step_by(CHUNK_PAGES as usize).map(move |first| chunk(place, first))
-    });
     let logs = (0..2).map(move |place| {
         let body = LogRecord::default().encode();
-        (layout.offset(ACTIVITY_LOG, place), seal(Kind::ActivityLog, &body))
+        (layout::offset(ACTIVITY_LOG, place), seal(Kind::ActivityLog, &body))
     });
     let superblocks = (0..2)
-        .map(move |place| (layout.offset(SUPERBLOCK, place), seal(Kind::Superblock, &superblock.encode())));
-    Some(chunks.chain(logs).chain(superblocks))
+        .map(move |place| (layout::offset(SUPERBLOCK, place), seal(Kind::Superblock, &superblock.encode())));
+    Some(blank_pages(identity, layout, 0).chain(logs).chain(superblocks))
+}
+
+/// The records that a copy which has room up to `room` needs besides to have it up to `size` (S22), as [`format()`] gives
+/// them: bitmap pages on which nothing relies until the superblock says so. None of them is a page of a size up to
+/// `room`. The answer is `None` if the size is impossible.
+#[must_use]
+pub fn format_growth(
+    identity: Identity,
+    room: Layout,
+    size: ByteCount,
+) -> Option<impl Iterator<Item = (u64, Vec<u8>)>> {
+    let grown = room.at_size(size)?;
+    Some(blank_pages(identity, grown, if grown.first_page == room.first_page { room.pages } else { 0 }))
+}
+
+/// Bitmap pages without a set bit, from page `from` on.
+fn blank_pages(identity: Identity, layout: Layout, from: u32) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    let (first, end) = (layout.first_page + from, layout.first_page + layout.pages);
+    layout::runs(first, end).flat_map(move |(start, end)| {
+        (0..2).map(move |place| {
+            let index = move |record: u32| record - layout.first_page;
+            let pages =
+                (start..end).flat_map(|at| record::encode(&identity, Kind::BitmapPage, index(at), 1, &[]));
+            (layout::offset(start, place), pages.collect())
+        })
+    })
 }
 
 /// Reads a metadata area piece by piece and ends in a [`Replica`].
@@ -122,7 +138,7 @@ fn piece(bytes: &[u8], at: usize) -> &[u8] {
 }
 
 impl Recovery {
-    /// Begins; `meta_len` is the length of the metadata area, as [`Layout`] gave it.
+    /// Begins; `meta_len` is the length of the metadata area, at least what [`Layout`] gave.
     #[must_use]
     pub fn new(identity: Identity, meta_len: ByteCount) -> Self {
         Self { identity, meta_len, first_half: None, head: None, pages: 0, error: None }
@@ -134,14 +150,23 @@ impl Recovery {
         if self.error.is_some() {
             return None;
         }
-        let half = if self.first_half.is_some() { self.meta_len.0 / 2 } else { 0 };
-        let (first, records) = match &self.head {
-            None => (0, FIRST_PAGE),
-            Some(head) => (FIRST_PAGE + self.pages, (head.layout.pages - self.pages).min(CHUNK_PAGES)),
-        };
-        let bytes = RECORD_BYTES as u64;
-        let len = u32::try_from(u64::from(records) * bytes).ok()?;
-        (len > 0).then_some(MetaRead { offset: half + u64::from(first) * bytes, len })
+        let place = u8::from(self.first_half.is_some());
+        let (first, end) = self.next_records();
+        let len = u32::try_from(u64::from(end - first) * RECORD_BYTES as u64).ok()?;
+        (len > 0).then_some(MetaRead { offset: layout::offset(first, place), len })
+    }
+
+    /// The next records to judge: first, and the one after the last.
+    fn next_records(&self) -> (u32, u32) {
+        let Some(Head { layout, .. }) = &self.head else { return (SUPERBLOCK, FIRST_PAGE) };
+        let first = layout.first_page + self.pages;
+        (first, layout::run_end(first, layout.first_page + layout.pages))
+    }
+
+    /// The size that the copy has, once its superblock was read.
+    #[must_use]
+    pub fn size(&self) -> Option<ByteCount> {
+        self.head.as_ref().map(|head| head.layout.size)
     }
 
     /// The bytes that [`Self::wanted`] asked for; `None` if the disk could not read them.
@@ -171,8 +196,8 @@ impl Recovery {
         let damaged = |what| OpenError::Damaged(what);
         let superblock = Superblock::decode(found.body).map_err(|_| damaged(Kind::Superblock.name()))?;
         let superblock_record = found.writer();
-        let layout = Layout::for_size(superblock.size).ok_or(OpenError::Size)?;
-        if layout.meta_len != self.meta_len {
+        let layout = Layout::of(superblock.size, superblock.first_block_bytes).ok_or(OpenError::Size)?;
+        if layout.meta_len > self.meta_len {
             return Err(OpenError::Size);
         }
         let places = [piece(a, at(ACTIVITY_LOG)), piece(b, at(ACTIVITY_LOG))];
@@ -188,8 +213,9 @@ impl Recovery {
     }
 
     fn judge_pages(&mut self, a: &[u8], b: &[u8]) -> Result<(), OpenError> {
+        let (_, end) = self.next_records();
         let Some(head) = self.head.as_mut() else { return Ok(()) };
-        let last = head.layout.pages.min(self.pages + CHUNK_PAGES);
+        let last = end - head.layout.first_page;
         for (at, index) in (self.pages..last).enumerate() {
             let places = [piece(a, at), piece(b, at)];
             let found = record::choose(&self.identity, Kind::BitmapPage, index, places)?;

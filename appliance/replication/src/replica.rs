@@ -13,9 +13,10 @@ use crate::bitmap::Bitmap;
 use crate::epoch::Pending;
 use crate::handover::Closing;
 use crate::job::Job;
-use crate::layout::{ACTIVITY_LOG, FIRST_PAGE, Layout, SUPERBLOCK};
+use crate::layout::{self, ACTIVITY_LOG, Layout, SUPERBLOCK};
 use crate::range_lock::RangeLocks;
 use crate::record::{self, Kind as RecordKind, Next, TwoPlaces};
+use crate::resize::Resizing;
 use crate::resync::Resync;
 use crate::sabotage::Sabotage;
 use crate::session::{Incoming, Link};
@@ -63,6 +64,9 @@ pub struct Replica<B> {
     pub(crate) next_number: u64,
     /// A grow was proposed in this epoch (S8).
     pub(crate) growing: bool,
+
+    // Size (resize.rs).
+    pub(crate) resizing: Resizing,
 
     // Serving (serve.rs).
     pub(crate) serving: bool,
@@ -156,6 +160,7 @@ impl<B: Buffer> Replica<B> {
             proposals: Vec::new(),
             next_number: 1,
             growing: false,
+            resizing: Resizing::found(found.layout.size),
             serving: false,
             lease: None,
             not_before: Monotonic(0),
@@ -206,6 +211,8 @@ impl<B: Buffer> Replica<B> {
             resync: self.resync_status(),
             resynced_total: ByteCount(self.resynced_total),
             checksum_errors: self.checksum_errors,
+            size: self.size(),
+            room: self.room(),
         }
     }
 
@@ -226,12 +233,14 @@ impl<B: Buffer> Replica<B> {
         (self.peer_in_sync() || growing) && !self.breaks(Sabotage::AnswerWithoutShrink)
     }
 
-    /// This node is primary of the newest epoch that it has heard of, and that epoch is durable here (S4).
+    /// This node is primary of the newest epoch that it has heard of, and that epoch, its size included, is durable here
+    /// (S4, S22).
     pub(crate) fn acting(&self) -> bool {
         self.primary
             && !self.failed
             && !self.watch.aside
             && !self.gave_up
+            && !self.resizing.is_under_way()
             && self.durable_epoch >= self.floor
             && self.known.as_ref().is_some_and(|config| config.epoch == self.floor)
     }
@@ -298,6 +307,7 @@ impl<B: Buffer> Replica<B> {
         if self.draining && self.data_writes == 0 {
             self.draining = false;
         }
+        self.resize_further();
         if self.converting.is_some() {
             self.convert_further();
         }
@@ -309,6 +319,7 @@ impl<B: Buffer> Replica<B> {
             self.closing_progress();
         }
         self.try_serve();
+        self.propose_size();
         self.dial();
         self.write_superblock();
         self.write_log();
@@ -337,7 +348,7 @@ impl<B: Buffer> Replica<B> {
     // Metadata writes.
 
     fn write_meta(&mut self, index: u32, place: u8, bytes: Vec<u8>) {
-        let offset = self.layout.offset(index, place);
+        let offset = layout::offset(index, place);
         let token = DiskToken(META_TOKEN | u64::from(index));
         self.emit(Command::Disk { token, op: DiskOp::WriteMeta { offset, bytes } });
     }
@@ -378,7 +389,7 @@ impl<B: Buffer> Replica<B> {
         let identity = self.identity;
         let seal = |sequence| record::encode(&identity, RecordKind::BitmapPage, page, sequence, &body);
         if let Some((place, bytes)) = self.bitmap.record(page).and_then(|record| record.begin(seal)) {
-            self.write_meta(FIRST_PAGE + page, place, bytes);
+            self.write_meta(self.layout.first_page + page, place, bytes);
         }
     }
 
@@ -390,21 +401,24 @@ impl<B: Buffer> Replica<B> {
 
     fn meta_ended(&mut self, index: u64) {
         let Ok(index) = u32::try_from(index) else { return };
+        // A page that the bitmap has left behind (S22) is none any more.
+        let page = index.checked_sub(self.layout.first_page);
         let record = match index {
             SUPERBLOCK => Some(&mut self.superblock_record),
             ACTIVITY_LOG => Some(&mut self.log.record),
-            page => self.bitmap.record(page - FIRST_PAGE),
+            _ => page.and_then(|page| self.bitmap.record(page)),
         };
         match record.map_or(Next::Idle, TwoPlaces::completed) {
             Next::Idle => {}
             Next::Write(place, bytes) => self.write_meta(index, place, bytes),
-            Next::Durable => match index {
-                SUPERBLOCK => self.superblock_durable(),
-                ACTIVITY_LOG => self.log_durable(),
-                page => {
+            Next::Durable => match (index, page) {
+                (SUPERBLOCK, _) => self.superblock_durable(),
+                (ACTIVITY_LOG, _) => self.log_durable(),
+                (_, Some(page)) => {
                     self.log_retry = true;
-                    self.write_page(page - FIRST_PAGE);
+                    self.write_page(page);
                 }
+                (_, None) => {}
             },
         }
     }
@@ -416,7 +430,7 @@ impl<B: Buffer> Replica<B> {
 
     /// The metadata writes under way: which record, and which write of it.
     pub(crate) fn meta_writes(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let pages = (FIRST_PAGE..).zip(self.bitmap.records());
+        let pages = (self.layout.first_page..).zip(self.bitmap.records());
         let records = [(SUPERBLOCK, &self.superblock_record), (ACTIVITY_LOG, &self.log.record)];
         let under_way = |(index, record): (u32, &TwoPlaces)| {
             record.write_under_way().map(|write| (META_TOKEN | u64::from(index), write))
@@ -444,6 +458,10 @@ impl<B: Buffer> Replica<B> {
     }
 
     fn convert_further(&mut self) {
+        if self.resizing.is_under_way() {
+            // The log covers what the bitmap has in a place that does not count yet (S22).
+            return;
+        }
         match self.converting {
             Some(Converting::Pages) if self.bitmap.all_saved(false) => {
                 self.converting = Some(Converting::Log(self.log.clear()));

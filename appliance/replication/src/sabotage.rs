@@ -24,4 +24,6 @@ pub enum Sabotage {
     SkipActivityLog,
     /// S18: let overlapping requests run at the same time.
     Overlap,
+    /// S22: propose a size that an in-sync peer has not told to have room for.
+    ResizeWithoutRoom,
 }

@@ -113,7 +113,7 @@ impl<B: Buffer> Replica<B> {
             Op::CompareAndWrite(range) => (Kind::CompareAndWrite, range.bytes()),
             Op::Flush => return self.flush(id),
         };
-        match span.filter(|span| self.in_volume(*span)) {
+        match span.filter(|span| self.in_volume(*span) && span.end() <= self.size().0) {
             Some(span) => self.enqueue(Job::new(kind, span, Some(id))),
             None => self.reply(id, Err(RequestError::OutOfRange)),
         }

@@ -7,7 +7,7 @@
 //! - Frames of any other session are dropped; frames out of order, or of another epoch, end the session.
 
 use alloc::collections::VecDeque;
-use base::{Epoch, InstanceId, Monotonic, NodeId, SessionId};
+use base::{ByteCount, Epoch, InstanceId, Monotonic, NodeId, SessionId};
 
 use crate::api::{Buffer, Command, Problem};
 use crate::frame::{Frame, Greeting, Message};
@@ -54,6 +54,8 @@ pub(crate) struct Link {
     pub(crate) in_sync: bool,
     pub(crate) phase: Phase,
     pub(crate) greeting: Option<Greeting>,
+    /// On the primary: the size that the peer has told to have room for (S22).
+    pub(crate) peer_room: ByteCount,
     sent: u64,
     pub(crate) received: u64,
     pub(crate) heard: Monotonic,
@@ -154,6 +156,7 @@ impl<B: Buffer> Replica<B> {
             in_sync,
             phase: if dialled { Phase::Greeting } else { Phase::Draining },
             greeting: None,
+            peer_room: ByteCount(0),
             sent: 0,
             received: 0,
             heard: self.now,
@@ -171,6 +174,7 @@ impl<B: Buffer> Replica<B> {
             al_number: self.log.durable_number(),
             data_epoch: self.superblock.data_epoch,
             size: self.layout.size,
+            room: self.room(),
             in_sync,
         }
     }
@@ -283,6 +287,7 @@ impl<B: Buffer> Replica<B> {
                 self.trim_outstanding();
             }
             (Message::ReadDone { tag, ok }, Phase::Open) => self.read_done(*tag, *ok, frame, payload),
+            (Message::Room { size }, phase) if phase != Phase::Greeting => self.peer_has_room(*size),
             (Message::Pong, _) => {}
             _ => self.protocol_error("a frame that does not fit the state of the session"),
         }

@@ -29,13 +29,16 @@ pub(crate) struct Superblock {
     pub(crate) peer: PeerMark,
     /// The node of the peer's copy; zero: not met yet.
     pub(crate) peer_node: NodeId,
+    /// Bytes of one dirty block when the copy was made: tells with the size where the bitmap is (S22).
+    pub(crate) first_block_bytes: u64,
 }
 
 impl Superblock {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(72);
+        let mut w = Writer::with_capacity(80);
         w.u64(self.size.0).u64(self.epoch.0).u64(self.data_epoch.0).u64(self.inconsistent.0);
         w.u64(self.peer_node.0).u64(self.peer.replica.0).u64(self.peer.data_epoch.0).u64(self.peer.al_number);
+        w.u64(self.first_block_bytes);
         w.into_vec()
     }
 
@@ -48,6 +51,7 @@ impl Superblock {
             inconsistent: Epoch(r.u64()?),
             peer_node: NodeId(r.u64()?),
             peer: PeerMark { replica: ReplicaId(r.u64()?), data_epoch: Epoch(r.u64()?), al_number: r.u64()? },
+            first_block_bytes: r.u64()?,
         })
     }
 }
@@ -59,7 +63,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn superblocks_survive(n: [u64; 8]) {
+        fn superblocks_survive(n: [u64; 9]) {
             let superblock = Superblock {
                 size: ByteCount(n[0]),
                 epoch: Epoch(n[1]),
@@ -67,6 +71,7 @@ mod tests {
                 inconsistent: Epoch(n[3]),
                 peer: PeerMark { replica: ReplicaId(n[4]), data_epoch: Epoch(n[5]), al_number: n[6] },
                 peer_node: NodeId(n[7]),
+                first_block_bytes: n[8],
             };
             prop_assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
         }

@@ -40,6 +40,7 @@ impl<B: Buffer> Replica<B> {
             self.dial_timeout(),
             self.resync_timeout(),
             self.closing_deadline(),
+            self.size_timeout(),
             Some(self.watch_timeout()),
         ]
         .into_iter()

@@ -52,7 +52,7 @@ impl<B: Buffer> Replica<B> {
     /// Lists the extents of waiting writes, first come first served.
     pub(crate) fn retry_log(&mut self) {
         self.log_retry = false;
-        if self.converting.is_some() {
+        if self.converting.is_some() || self.resizing.is_under_way() {
             return;
         }
         while let Some(key) = self.log_waiting.front().copied() {

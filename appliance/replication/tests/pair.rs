@@ -498,8 +498,9 @@ fn one_damaged_record_is_survived_two_are_refused() {
     w.settle();
     w.crash(0, || true);
     let meta = w.nodes[0].meta.clone();
-    let half = meta.len() / 2;
-    let records = half / RECORD_BYTES;
+    let half = 2 << 20;
+    let layout = Layout::for_size(w.config.size).unwrap();
+    let records = (layout.first_page + layout.pages) as usize;
     for record in 0..records {
         for place in [0, half] {
             w.nodes[0].meta = meta.clone();

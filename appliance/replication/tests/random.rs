@@ -11,7 +11,7 @@
 #[path = "pair/world.rs"]
 mod world;
 
-use base::SessionId;
+use base::{ByteCount, SessionId};
 use futago_replication::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -46,6 +46,10 @@ struct Register {
 }
 
 const BLOCKS: [u64; 6] = [0, 1, 1024, 5000, 9000, 9001];
+/// The last two are in parts of the volume that it does not have at first.
+const GROWING_BLOCKS: [u64; 6] = [0, 1, 1024, 9000, 16_384, 40_000];
+/// Sizes that it may have, one after the other; the last needs a further bitmap page.
+const SIZES_MIB: [u64; 5] = [64, 65, 80, 120, 160];
 
 struct Walk {
     world: World,
@@ -54,24 +58,33 @@ struct Walk {
     value: u8,
     /// The node's disk completes nothing for a while.
     stalled: [bool; 2],
+    /// Every other walk leaves the size alone, and so has more of everything else.
+    grows: bool,
+    blocks: [u64; 6],
 }
 
 impl Walk {
     fn new(seed: u64) -> Self {
-        let registers = BLOCKS
+        let grows = seed.is_multiple_of(2);
+        let blocks = if grows { GROWING_BLOCKS } else { BLOCKS };
+        let registers = blocks
             .iter()
             .map(|b| (*b, Register { possible: BTreeSet::from([0]), ..Register::default() }))
             .collect();
-        Self { world: World::healthy(), rng: Rng(seed), registers, value: 0, stalled: [false; 2] }
+        let rng = Rng(seed);
+        Self { world: World::healthy(), rng, registers, value: 0, stalled: [false; 2], grows, blocks }
     }
 
     fn client(&mut self) {
-        let block = BLOCKS[self.rng.below(BLOCKS.len())];
+        let block = self.blocks[self.rng.below(self.blocks.len())];
         let Some(n) = (0..2).find(|n| {
             self.world.nodes[*n].replica.as_ref().is_some_and(|r| r.status(self.world.now).serving)
         }) else {
             return;
         };
+        let size = self.world.nodes[n].replica.as_ref().unwrap().size().0;
+        // What is not there yet, stand in for by what is.
+        let block = if (block + 1) * BLOCK as u64 > size { self.blocks[0] } else { block };
         let register = self.registers.get_mut(&block).unwrap();
         if self.rng.chance(50) && register.writing.is_none() {
             self.value = self.value % 250 + 1;
@@ -160,6 +173,18 @@ impl Walk {
             }
             820..860 => self.world.lease(n),
             860..900 if up => self.world.tell_config(n),
+            900..906 if self.grows => {
+                if let Some(size) = self.world.lacks_room(n) {
+                    // Cut short by a crash, or done.
+                    let steps = if self.rng.chance(20) { self.rng.below(5) } else { 4 };
+                    self.world.make_room(n, size, steps);
+                    if steps < 4 {
+                        let rng = &mut self.rng;
+                        self.world.crash(n, || rng.chance(50));
+                        self.lost(n);
+                    }
+                }
+            }
             900..950 => {
                 let proposals = self.world.proposals.len();
                 if proposals > 0 {
@@ -192,6 +217,12 @@ impl Walk {
                 self.lost(n);
             }
             982..995 if !up => self.world.start(n),
+            995..997 if self.grows => {
+                let larger = SIZES_MIB.iter().map(|mib| ByteCount::mib(*mib));
+                let mut larger = larger.filter(|size| *size > self.world.config.size);
+                // Now and then it is not wanted any more.
+                self.world.wanted = if self.rng.chance(70) { larger.next() } else { None };
+            }
             995..1000 => {
                 let (to, instance) = (self.world.nodes[1 - n].id, self.world.nodes[1 - n].instance);
                 self.world.event(n, |r, now| r.handle_hand_over(now, to, instance));
@@ -239,7 +270,7 @@ impl Walk {
         assert!(self.world.equal(), "I3");
         for (block, register) in &self.registers {
             let at = usize::try_from(*block).unwrap() * BLOCK;
-            let value = self.world.nodes[0].data[at];
+            let value = self.world.nodes[0].data.get(at).copied().unwrap_or(0);
             assert!(
                 register.possible.contains(&value),
                 "I4: block {block} holds {value}, not {:?}",
@@ -285,6 +316,7 @@ fn every_broken_rule_is_caught() {
         Sabotage::AnswerWhileGrowing,
         Sabotage::SkipActivityLog,
         Sabotage::Overlap,
+        Sabotage::ResizeWithoutRoom,
     ] {
         let caught = (1..400).find(|seed| std::panic::catch_unwind(|| walk(*seed, rule)).is_err());
         println!("{rule:?}: seed {caught:?}");

@@ -1,8 +1,8 @@
 //! What goes in and out of the device server: commands, backend operations, outcomes, responses.
 
 use crate::sense::Sense;
-use alloc::vec::Vec;
-use base::Lba;
+use alloc::{boxed::Box, vec::Vec};
+use base::{Lba, Reservations};
 
 /// One I_T nexus (a session), as the transport names it. Unique while the target lives, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +115,9 @@ pub enum Operation {
     Provisioning(Extent),
     /// Abort every task of these nexuses on this logical unit and wait until each has settled (PREEMPT AND ABORT).
     AbortTasks(Vec<NexusId>),
+    /// Have the cluster commit this state of the unit's persistent reservations (S15). [`Outcome::Done`] once it is
+    /// committed; [`Fault::Contended`] if another state was.
+    Reserve(Box<Reservations>),
 }
 
 /// How an [`Operation`] ended.
@@ -149,6 +152,8 @@ pub enum Fault {
     OutOfSpace,
     /// The volume is not served here (any more). Prefer dropping the connection: this answers 2/04/0A.
     NotServed,
+    /// Another change came first; the command is to be tried again.
+    Contended,
     /// Anything else.
     Internal,
 }
@@ -172,6 +177,11 @@ pub enum Continuation {
     },
     /// GET LBA STATUS: the state of the first blocks.
     LbaStatus,
+    /// PERSISTENT RESERVE OUT: the unit's change of that number.
+    Reserve {
+        /// Which change.
+        change: u64,
+    },
 }
 
 /// What [`crate::Target::execute`] and [`crate::Target::resume`] answer.

@@ -2,7 +2,6 @@
 
 use crate::cdb::Cdb;
 use crate::command::{Command, Operation, Response, Step};
-use crate::lun;
 use crate::opcode::Medium;
 use crate::sense::{Asc, Sense, SenseKey};
 use crate::target::{Call, Target, cut};
@@ -15,7 +14,7 @@ pub(crate) fn test_unit_ready(_: &mut Call<'_>) -> Result<Step, Sense> {
 
 /// REQUEST SENSE (SPC-4 §6.39): a pending unit attention, else whether the unit is ready. GOOD in any case.
 pub(crate) fn request_sense(target: &mut Target, command: &Command<'_>, cdb: &Cdb) -> Result<Step, Sense> {
-    let unit = lun::decode(command.lun).and_then(|number| target.units.get_mut(&number));
+    let unit = target.visible_mut(command.nexus, command.lun);
     let mut sense = match unit {
         None => Sense::illegal(Asc::UNIT_NOT_SUPPORTED),
         Some(unit) => match unit.attentions.take(command.nexus) {

@@ -2,26 +2,8 @@
 //! answer alike (esxi-iscsi.md).
 
 use alloc::{format, string::String};
+pub use base::InitiatorPort;
 use base::{ClusterId, VolumeId};
-
-/// An initiator port: iSCSI name and ISID (RFC 7143 §4.4.2). Registrations for persistent reservations belong to it
-/// and outlive its sessions.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct InitiatorPort {
-    /// iSCSI name.
-    pub name: String,
-    /// Initiator part of the session id.
-    pub isid: [u8; 6],
-}
-
-impl InitiatorPort {
-    /// The port's name as it stands in TransportIDs: `name,i,0x` and the ISID in hex (SPC-4 §7.6.4.6).
-    #[must_use]
-    pub fn port_name(&self) -> String {
-        let [a, b, c, d, e, f] = self.isid;
-        format!("{},i,0x{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}", self.name)
-    }
-}
 
 /// The target port that every node stands behind: one per target (iSCSI target portal group 1).
 #[derive(Clone, Debug, PartialEq, Eq)]

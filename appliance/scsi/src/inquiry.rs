@@ -5,7 +5,6 @@
 
 use crate::cdb::Cdb;
 use crate::command::{Command, Response, Step};
-use crate::lun;
 use crate::sense::Sense;
 use crate::target::{Target, cut};
 use crate::vpd;
@@ -28,7 +27,7 @@ pub(crate) fn inquiry(target: &mut Target, command: &Command<'_>, cdb: &Cdb) -> 
     if let Some(bit) = (1..8).rev().find(|&bit| cdb.bit(1, bit)) {
         return Err(Sense::invalid_cdb_bit(1, bit)); // CMDDT and others: obsolete or reserved
     }
-    let unit = lun::decode(command.lun).and_then(|number| target.units.get(&number));
+    let unit = target.visible(command.nexus, command.lun);
     let (evpd, page) = (cdb.bit(1, 0), cdb.byte(2));
     let bytes = match (unit, evpd, page) {
         (unit, false, 0) => standard(if unit.is_some() { DISK } else { NO_UNIT }),

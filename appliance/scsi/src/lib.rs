@@ -9,6 +9,7 @@
 //! - An operation's extent is not empty and lies within the capacity.
 //! - Identity (serial, NAA, port names) is a pure function of committed ids: every node answers the same.
 //! - A LUN that is configured never answers 5/25/00; one that is not served answers 2/04/0A.
+//! - A change of persistent reservations is in force, and its command answered, only once it is committed (S15).
 //! - A command without parameter data allocates nothing (READ and WRITE in particular).
 #![no_std]
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@ mod table;
 mod target;
 #[cfg(test)]
 mod testing;
+mod transport_id;
 mod unit;
 mod unit_attention;
 mod verify;

@@ -1,32 +1,18 @@
 //! Persistent reservations (SPC-4 §5.13): the state of one logical unit, and what each service action makes of it.
 //!
 //! Everything here is a pure function of the state and the request: [`PersistentState::register`] and its siblings answer
-//! a [`Transition`], which [`PersistentState::commit`] installs. So a transition can be agreed upon by the cluster before
-//! the command is answered (S15).
+//! a [`Transition`], which [`PersistentState::commit`] installs once the cluster has committed it (S15).
 //!
 //! Invariants
-//! - A reservation has a holder that is registered; with an all-registrants type, at least one is registered.
-//! - Registrations are per initiator port (the target has one port), sorted, each key not zero.
+//! - Those of [`base::Reservations`].
+//! - Registrations are per initiator port (the target has one port).
 
 use crate::identity::InitiatorPort;
 use crate::sense::{Asc, Sense};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-
-/// Most registrations of one unit; the next one gets 5/55/04.
-const MAX_REGISTRATIONS: usize = 512;
-
-/// Persistent reservation type (SPC-4 table 64).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum PersistentType {
-    WriteExclusive = 1,
-    ExclusiveAccess = 3,
-    WriteExclusiveRegistrantsOnly = 5,
-    ExclusiveAccessRegistrantsOnly = 6,
-    WriteExclusiveAllRegistrants = 7,
-    ExclusiveAccessAllRegistrants = 8,
-}
+pub(crate) use base::ReservationType as PersistentType;
+use base::{MAX_REGISTRATIONS, Registration, Reservation, Reservations};
 
 /// What a command wants of the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,52 +21,44 @@ pub(crate) enum Access {
     Write,
 }
 
-impl PersistentType {
-    pub(crate) fn from_code(code: u8) -> Option<Self> {
-        Some(match code {
-            1 => Self::WriteExclusive,
-            3 => Self::ExclusiveAccess,
-            5 => Self::WriteExclusiveRegistrantsOnly,
-            6 => Self::ExclusiveAccessRegistrantsOnly,
-            7 => Self::WriteExclusiveAllRegistrants,
-            8 => Self::ExclusiveAccessAllRegistrants,
-            _ => return None,
-        })
-    }
-
-    /// Every registrant holds it.
-    pub(crate) fn is_all_registrants(self) -> bool {
-        matches!(self, Self::WriteExclusiveAllRegistrants | Self::ExclusiveAccessAllRegistrants)
-    }
-
-    /// Registrants share the access of the holder.
-    fn admits_registrants(self) -> bool {
-        !matches!(self, Self::WriteExclusive | Self::ExclusiveAccess)
-    }
-
-    /// Those who are not admitted may read.
-    fn admits_readers(self) -> bool {
-        matches!(
-            self,
-            Self::WriteExclusive | Self::WriteExclusiveRegistrantsOnly | Self::WriteExclusiveAllRegistrants
-        )
-    }
+/// Registrants share the access of the holder.
+fn admits_registrants(kind: PersistentType) -> bool {
+    !matches!(kind, PersistentType::WriteExclusive | PersistentType::ExclusiveAccess)
 }
 
-/// The reservation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reservation {
-    pub(crate) kind: PersistentType,
-    /// Who made it; without meaning for all-registrants types.
-    pub(crate) holder: InitiatorPort,
+/// Those who are not admitted may read.
+fn admits_readers(kind: PersistentType) -> bool {
+    matches!(
+        kind,
+        PersistentType::WriteExclusive
+            | PersistentType::WriteExclusiveRegistrantsOnly
+            | PersistentType::WriteExclusiveAllRegistrants
+    )
+}
+
+/// A reservation of that type made by `port`.
+fn held_by(kind: PersistentType, port: &InitiatorPort) -> Reservation {
+    Reservation { kind, holder: (!kind.is_all_registrants()).then(|| port.clone()) }
 }
 
 /// Registrations and reservation of one logical unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PersistentState {
+    /// Of what the cluster has committed; a transition has the next one.
+    revision: u64,
     generation: u32,
     registrations: BTreeMap<InitiatorPort, u64>,
     reservation: Option<Reservation>,
+}
+
+/// A change that waits to be committed. A unit has one at a time: the next one is decided on what it leaves.
+#[derive(Debug)]
+pub(crate) struct Changing {
+    /// Tells it from others of the same unit.
+    pub(crate) number: u64,
+    pub(crate) transition: Transition,
+    /// Tasks of the preempted ports end with it.
+    pub(crate) abort: bool,
 }
 
 /// A change that is decided but not yet in force.
@@ -105,6 +83,17 @@ pub(crate) enum Refusal {
 type Decision = Result<Transition, Refusal>;
 
 impl PersistentState {
+    /// The state as the cluster keeps it.
+    fn to_base(&self) -> Reservations {
+        let registration = |(port, key): (&InitiatorPort, u64)| Registration { port: port.clone(), key };
+        Reservations {
+            revision: self.revision,
+            generation: self.generation,
+            registrations: self.registrations().map(registration).collect(),
+            reservation: self.reservation.clone(),
+        }
+    }
+
     /// PRGENERATION: counts changes of registrations.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
@@ -127,8 +116,8 @@ impl PersistentState {
     /// Key of the reservation: the holder's, 0 for all-registrants types (SPC-4 §6.15.3.2).
     pub(crate) fn reservation_key(&self) -> u64 {
         match &self.reservation {
-            Some(held) if !held.kind.is_all_registrants() => {
-                self.registrations.get(&held.holder).copied().unwrap_or(0)
+            Some(Reservation { holder: Some(holder), .. }) => {
+                self.registrations.get(holder).copied().unwrap_or(0)
             }
             Some(_) | None => 0,
         }
@@ -136,12 +125,9 @@ impl PersistentState {
 
     /// Whether `port` holds the reservation.
     pub(crate) fn is_holder(&self, port: &InitiatorPort) -> bool {
-        self.reservation.as_ref().is_some_and(|held| {
-            if held.kind.is_all_registrants() {
-                self.registrations.contains_key(port)
-            } else {
-                held.holder == *port
-            }
+        self.reservation.as_ref().is_some_and(|held| match &held.holder {
+            None => self.registrations.contains_key(port),
+            Some(holder) => holder == port,
         })
     }
 
@@ -150,8 +136,8 @@ impl PersistentState {
         let Some(held) = &self.reservation else { return true };
         let registered = port.is_some_and(|port| self.registrations.contains_key(port));
         port.is_some_and(|port| self.is_holder(port))
-            || (registered && held.kind.admits_registrants())
-            || (access == Access::Read && held.kind.admits_readers())
+            || (registered && admits_registrants(held.kind))
+            || (access == Access::Read && admits_readers(held.kind))
     }
 
     /// REGISTER, or with `ignore_existing` REGISTER AND IGNORE EXISTING KEY.
@@ -180,6 +166,52 @@ impl PersistentState {
         Ok(change.counted())
     }
 
+    /// REGISTER with SPEC_I_PT: `others` get the same key; those that have one keep theirs.
+    pub(crate) fn register_others(mut change: Transition, others: Vec<InitiatorPort>, key: u64) -> Decision {
+        for other in others {
+            change.next.registrations.entry(other).or_insert(key);
+        }
+        if change.next.registrations.len() > MAX_REGISTRATIONS {
+            return Err(Refusal::Check(Sense::illegal(Asc::INSUFFICIENT_REGISTRATION_RESOURCES)));
+        }
+        Ok(change)
+    }
+
+    /// REGISTER AND MOVE (SPC-4 §5.9.8): `to` gets the key and the reservation; `port` loses its registration if asked.
+    pub(crate) fn register_and_move(
+        &self,
+        port: &InitiatorPort,
+        key: u64,
+        new_key: u64,
+        to: &InitiatorPort,
+        unregister: bool,
+    ) -> Decision {
+        self.check_key(port, key)?;
+        let held = self.reservation.as_ref();
+        if held.is_some_and(|held| held.kind.is_all_registrants()) {
+            return Err(Refusal::Conflict);
+        }
+        let Some(held) = held.filter(|_| self.is_holder(port)) else {
+            return Err(Refusal::Check(Sense::invalid_cdb_bit(1, 4)));
+        };
+        if new_key == 0 {
+            return Err(Refusal::Check(Sense::invalid_parameter_byte(8)));
+        }
+        if to == port {
+            return Err(Refusal::Check(Sense::invalid_parameter_byte(24)));
+        }
+        let mut change = self.unchanged();
+        change.next.registrations.insert(to.clone(), new_key);
+        change.next.reservation = Some(held_by(held.kind, to));
+        if unregister {
+            change.next.registrations.remove(port);
+        }
+        if change.next.registrations.len() > MAX_REGISTRATIONS {
+            return Err(Refusal::Check(Sense::illegal(Asc::INSUFFICIENT_REGISTRATION_RESOURCES)));
+        }
+        Ok(change.counted())
+    }
+
     /// RESERVE.
     pub(crate) fn reserve(&self, port: &InitiatorPort, key: u64, kind: PersistentType) -> Decision {
         self.check_key(port, key)?;
@@ -187,7 +219,7 @@ impl PersistentState {
         match &self.reservation {
             Some(held) if held.kind == kind && self.is_holder(port) => {}
             Some(_) => return Err(Refusal::Conflict),
-            None => change.next.reservation = Some(Reservation { kind, holder: port.clone() }),
+            None => change.next.reservation = Some(held_by(kind, port)),
         }
         Ok(change)
     }
@@ -203,7 +235,7 @@ impl PersistentState {
             return Err(Refusal::Check(Sense::illegal(Asc::INVALID_RELEASE)));
         }
         change.next.reservation = None;
-        if held.kind.admits_registrants() {
+        if admits_registrants(held.kind) {
             change.alert_registrants(port, Asc::RESERVATIONS_RELEASED);
         }
         Ok(change)
@@ -251,14 +283,16 @@ impl PersistentState {
             if self.reservation.as_ref().is_some_and(|held| held.kind != kind) {
                 change.alert_registrants(port, Asc::RESERVATIONS_RELEASED);
             }
-            change.next.reservation = Some(Reservation { kind, holder: port.clone() });
+            change.next.reservation = Some(held_by(kind, port));
         }
         Ok(change.counted())
     }
 
-    /// Installs a transition that was decided on this very state.
+    /// Installs a transition that was committed; no effect if a later state is in force.
     pub(crate) fn commit(&mut self, transition: Transition) {
-        *self = transition.next;
+        if transition.next.revision >= self.revision {
+            *self = transition.next;
+        }
     }
 
     /// All service actions but the registering ones need a registration with the right key.
@@ -267,11 +301,40 @@ impl PersistentState {
     }
 
     fn unchanged(&self) -> Transition {
-        Transition { next: self.clone(), attentions: Vec::new(), preempted: Vec::new() }
+        let next = Self { revision: self.revision.wrapping_add(1), ..self.clone() };
+        Transition { next, attentions: Vec::new(), preempted: Vec::new() }
+    }
+}
+
+impl From<&Reservations> for PersistentState {
+    fn from(state: &Reservations) -> Self {
+        Self {
+            revision: state.revision,
+            generation: state.generation,
+            registrations: state.registrations.iter().map(|one| (one.port.clone(), one.key)).collect(),
+            reservation: state.reservation.clone(),
+        }
     }
 }
 
 impl Transition {
+    /// What the cluster is to commit.
+    pub(crate) fn to_base(&self) -> Reservations {
+        self.next.to_base()
+    }
+
+    /// Whether it leads to `state`.
+    pub(crate) fn leads_to(&self, state: &PersistentState) -> bool {
+        self.next == *state
+    }
+
+    /// Whether the state stays as `current`, but for its number.
+    pub(crate) fn changes_nothing(&self, current: &PersistentState) -> bool {
+        let next = &self.next;
+        (next.generation, &next.registrations, &next.reservation)
+            == (current.generation, &current.registrations, &current.reservation)
+    }
+
     /// PRGENERATION counts this change.
     fn counted(mut self) -> Self {
         self.next.generation = self.next.generation.wrapping_add(1);
@@ -296,7 +359,7 @@ impl Transition {
             return;
         }
         self.next.reservation = None;
-        if kind.admits_registrants() {
+        if admits_registrants(kind) {
             self.alert_registrants(port, Asc::RESERVATIONS_RELEASED);
         }
     }
@@ -417,7 +480,7 @@ mod tests {
         let expected = [("a", Asc::REGISTRATIONS_PREEMPTED), ("c", Asc::RESERVATIONS_RELEASED)];
         assert_eq!(alerts(&change), expected);
         assert_eq!(change.preempted, [port("a")]);
-        assert_eq!(change.next.reservation, Some(Reservation { kind: ExclusiveAccess, holder: port("b") }));
+        assert_eq!(change.next.reservation, Some(held_by(ExclusiveAccess, &port("b"))));
         assert_eq!(change.next.generation(), 4);
     }
 
@@ -437,7 +500,7 @@ mod tests {
         let change =
             held(WriteExclusiveAllRegistrants).preempt(&port("b"), 2, 0, Some(WriteExclusive)).unwrap();
         assert_eq!(change.preempted, [port("a"), port("c")]);
-        assert_eq!(change.next.reservation, Some(Reservation { kind: WriteExclusive, holder: port("b") }));
+        assert_eq!(change.next.reservation, Some(held_by(WriteExclusive, &port("b"))));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! PERSISTENT RESERVE IN (SPC-4 §6.15).
 
 use crate::command::Step;
-use crate::identity::{InitiatorPort, RELATIVE_PORT};
+use crate::identity::RELATIVE_PORT;
 use crate::sense::Sense;
 use crate::target::Call;
-use alloc::vec::Vec;
+use crate::transport_id;
 use base::Writer;
 
 /// READ KEYS.
@@ -26,12 +26,12 @@ pub(crate) fn read_reservation(call: &mut Call<'_>) -> Result<Step, Sense> {
     Ok(listed(call, list))
 }
 
-/// REPORT CAPABILITIES. PTPL_C=0: registrations do not outlive the service of the volume by this storage process.
+/// REPORT CAPABILITIES. PTPL_C and PTPL_A: registrations always outlive a loss of power, asked for or not (S15).
 pub(crate) fn report_capabilities(call: &mut Call<'_>) -> Result<Step, Sense> {
     let mut out = Writer::with_capacity(8);
     out.u16_be(8);
-    out.u8(0x04); // ATP_C: all target ports, of which there is one
-    out.u8(0x80 | 0x30); // TMV; ALLOW COMMANDS 011b: what SPC-4 table 190 says of it is what `Rights` does
+    out.u8(0x08 | 0x04 | 0x01); // SIP_C; ATP_C: all target ports, of which there is one; PTPL_C
+    out.u8(0x80 | 0x30 | 0x01); // TMV; PTPL_A; ALLOW COMMANDS 011b: what SPC-4 table 190 says of it is what `Rights` does
     out.u8(0xea).u8(0x01); // every type
     out.pad_to(8);
     Ok(Call::parameters(out.into_vec(), allocation_len(call)))
@@ -44,20 +44,11 @@ pub(crate) fn read_full_status(call: &mut Call<'_>) -> Result<Step, Sense> {
     for (port, key) in state.registrations() {
         let holder = state.is_holder(port);
         let kind = state.reservation().filter(|_| holder).map_or(0, |held| held.kind as u8);
-        let transport_id = transport_id(port);
+        let transport_id = transport_id::encode(port);
         list.u64_be(key).u32_be(0).u8(u8::from(holder)).u8(kind).u32_be(0).u16_be(RELATIVE_PORT);
         list.u32_be(u32::try_from(transport_id.len()).unwrap_or(0)).bytes(&transport_id);
     }
     Ok(listed(call, list))
-}
-
-/// iSCSI TransportID with initiator port (SPC-4 §7.6.4.6): the name ends with a zero byte, padded to a multiple of 4.
-fn transport_id(port: &InitiatorPort) -> Vec<u8> {
-    let name = port.port_name().into_bytes();
-    let padded = (name.len() / 4 + 1) * 4;
-    let mut out = Writer::with_capacity(4 + padded);
-    out.u8(0x45).u8(0).u16_be(u16::try_from(padded).unwrap_or(0)).bytes(&name).pad_to(4 + padded);
-    out.into_vec()
 }
 
 /// PRGENERATION, ADDITIONAL LENGTH (of the whole list, cut or not), the list.
@@ -108,7 +99,7 @@ mod tests {
 
     #[test]
     fn capabilities() {
-        assert_eq!(Bench::ready().data_in(&ask(2, 255)), [0, 8, 0x04, 0xb0, 0xea, 0x01, 0, 0]);
+        assert_eq!(Bench::ready().data_in(&ask(2, 255)), [0, 8, 0x0d, 0xb1, 0xea, 0x01, 0, 0]);
     }
 
     #[test]

@@ -11,14 +11,15 @@ use crate::target::{Call, Target, cut};
 use alloc::vec::Vec;
 use base::Writer;
 
-/// REPORT LUNS (SPC-4 §6.33). Answered at every mapped LUN, and at LUN 0 even if nothing is mapped there.
+/// REPORT LUNS (SPC-4 §6.33): the units that exist for the nexus. Answered at each of them, and at LUN 0 even if nothing is
+/// mapped there, or it is masked.
 pub(crate) fn luns(target: &mut Target, command: &Command<'_>, cdb: &Cdb) -> Result<Step, Sense> {
-    match lun::decode(command.lun) {
-        Some(number) if number == 0 || target.units.contains_key(&number) => {}
-        _ => return Err(Sense::illegal(Asc::UNIT_NOT_SUPPORTED)),
+    if lun::decode(command.lun) != Some(0) && !target.has_unit(command.nexus, command.lun) {
+        return Err(Sense::illegal(Asc::UNIT_NOT_SUPPORTED));
     }
+    let visible = target.units.iter().filter(|(_, unit)| unit.is_visible_to(command.nexus));
     let numbers: Vec<u16> = match cdb.byte(2) {
-        0 | 2 => target.units.keys().copied().collect(),
+        0 | 2 => visible.map(|(number, _)| *number).collect(),
         1 => Vec::new(), // well-known units: none
         _ => return Err(Sense::invalid_cdb_byte(2)),
     };
@@ -148,7 +149,7 @@ mod tests {
     fn luns_are_listed_in_order_and_the_attention_ends() {
         let mut bench = Bench::ready();
         for number in [300, 7] {
-            bench.target.map(number, UnitConfig::new(ClusterId(1), VolumeId(u64::from(number)), 8));
+            bench.target.map(number, UnitConfig::new(ClusterId(1), VolumeId(u64::from(number)), 8), |_| true);
         }
         let data = bench.data_in(&REPORT_LUNS);
         assert_eq!(data[..8], [0, 0, 0, 24, 0, 0, 0, 0]);
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn lun_0_answers_even_if_unmapped() {
         let mut bench = Bench::ready();
-        bench.target.map(5, UnitConfig::new(ClusterId(1), VolumeId(5), 8));
+        bench.target.map(5, UnitConfig::new(ClusterId(1), VolumeId(5), 8), |_| true);
         bench.target.unmap(0);
         let data = bench.data_in(&REPORT_LUNS);
         assert_eq!(data, [0, 0, 0, 8, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0]);

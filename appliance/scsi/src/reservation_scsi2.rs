@@ -94,7 +94,7 @@ mod tests {
         bench.good(&RESERVE, &[]);
         bench.target.reset_all();
         bench.refused(&[0; 6], 0x6, (0x29, 3), None);
-        bench.target.attach(A, crate::InitiatorPort { name: "iqn.x".into(), isid: [0; 6] });
+        bench.target.attach(A, crate::InitiatorPort { name: "iqn.x".into(), isid: [0; 6] }, |_| true);
         bench.nexus = A;
         bench.refused(&[0; 6], 0x6, (0x29, 0), None);
         bench.good(&RESERVE, &[]);

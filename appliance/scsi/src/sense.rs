@@ -79,6 +79,8 @@ impl Asc {
     pub const COMMANDS_CLEARED: Self = Self(0x2f, 0x00);
     /// SAVING PARAMETERS NOT SUPPORTED.
     pub const SAVING_NOT_SUPPORTED: Self = Self(0x39, 0x00);
+    /// INQUIRY DATA HAS CHANGED.
+    pub const INQUIRY_DATA_CHANGED: Self = Self(0x3f, 0x03);
     /// REPORTED LUNS DATA HAS CHANGED.
     pub const REPORTED_LUNS_CHANGED: Self = Self(0x3f, 0x0e);
     /// INTERNAL TARGET FAILURE.

@@ -17,6 +17,8 @@ pub(crate) struct RamBackend {
     pub(crate) mapped: Vec<bool>,
     pub(crate) log: Vec<Operation>,
     pub(crate) fault: Option<Fault>,
+    /// What the cluster has committed of the unit's reservations.
+    pub(crate) committed: Option<base::Reservations>,
 }
 
 pub(crate) struct Bench {
@@ -74,6 +76,11 @@ impl RamBackend {
             Operation::OrWrite { extent, .. } => {
                 self.bytes[bytes(*extent)].iter_mut().zip(data_out).for_each(|(to, from)| *to |= from);
             }
+            Operation::Reserve(state) => {
+                state.check().unwrap();
+                assert_eq!(state.revision, self.committed.as_ref().map_or(0, |old| old.revision) + 1);
+                self.committed = Some((**state).clone());
+            }
             Operation::Provisioning(extent) => {
                 let first = usize::try_from(extent.lba.0).unwrap();
                 let mapped = self.mapped[first];
@@ -127,9 +134,9 @@ impl Bench {
         config.thin = true;
         configure(&mut config);
         let mut target = Target::new(TargetPort { iqn: "iqn.2026-01.test:t".into() });
-        target.map(0, config);
+        target.map(0, config, |_| true);
         for (nexus, name) in [(A, "iqn.2026-01.test:a"), (B, "iqn.2026-01.test:b")] {
-            target.attach(nexus, InitiatorPort { name: name.into(), isid: [0x80, 0, 0, 0, 0, 1] });
+            target.attach(nexus, InitiatorPort { name: name.into(), isid: [0x80, 0, 0, 0, 0, 1] }, |_| true);
         }
         let blocks = usize::try_from(BLOCKS).unwrap();
         let ram = RamBackend {
@@ -137,6 +144,7 @@ impl Bench {
             mapped: vec![false; blocks],
             log: Vec::new(),
             fault: None,
+            committed: None,
         };
         Self { target, ram, nexus: A, lun: [0; 8] }
     }

@@ -6,7 +6,7 @@ use crate::identity::InitiatorPort;
 use crate::limits::MAX_TRANSFER_BLOCKS;
 use crate::mode::ModeState;
 use crate::opcode::{Medium, Opcode, Rights};
-use crate::persistent::{Access, PersistentState};
+use crate::persistent::{Access, Changing, PersistentState};
 use crate::reservation_scsi2::Scsi2Reservation;
 use crate::sense::{Asc, Sense, SenseKey};
 use crate::unit_attention::UnitAttentions;
@@ -48,7 +48,12 @@ pub struct LogicalUnit {
     pub(crate) attentions: UnitAttentions,
     pub(crate) mode: ModeState,
     pub(crate) reserved: Scsi2Reservation,
+    /// As the cluster has committed it.
     pub(crate) persistent: PersistentState,
+    /// The change of it that waits to be committed.
+    pub(crate) changing: Option<Changing>,
+    /// Counts those changes.
+    pub(crate) changes: u64,
 }
 
 impl LogicalUnit {
@@ -60,6 +65,8 @@ impl LogicalUnit {
             mode: ModeState::default(),
             reserved: Scsi2Reservation::default(),
             persistent: PersistentState::default(),
+            changing: None,
+            changes: 0,
         }
     }
 
@@ -72,6 +79,33 @@ impl LogicalUnit {
     /// A nexus came.
     pub(crate) fn attach(&mut self, nexus: NexusId) {
         self.attentions.attach(nexus);
+    }
+
+    /// Whether the unit exists for `nexus`; else it is masked from it.
+    pub(crate) fn is_visible_to(&self, nexus: NexusId) -> bool {
+        self.attentions.is_attached(nexus)
+    }
+
+    /// Other values behind the same identity. What initiators set on the unit stays; each learns what changed.
+    pub(crate) fn reconfigure(&mut self, config: UnitConfig) {
+        let old = core::mem::replace(&mut self.config, config);
+        let new = &self.config;
+        let mut tell = |changed: bool, asc| {
+            if changed {
+                self.attentions.establish_all(asc, None);
+            }
+        };
+        // SBC-3 §4.6: whatever READ CAPACITY tells.
+        let capacity = |unit: &UnitConfig| (unit.blocks, unit.physical_4k, unit.thin);
+        tell(capacity(&old) != capacity(new), Asc::CAPACITY_CHANGED);
+        // SPC-4 §7.5: WP in the mode parameter header, WCE in the caching page.
+        tell(
+            (old.read_only, old.write_back) != (new.read_only, new.write_back),
+            Asc::MODE_PARAMETERS_CHANGED,
+        );
+        // The pages 86h, B0h and B2h.
+        let pages = |unit: &UnitConfig| (unit.physical_4k, unit.thin, unit.write_back);
+        tell(pages(&old) != pages(new), Asc::INQUIRY_DATA_CHANGED);
     }
 
     /// A nexus went: an I_T nexus loss ends its SCSI-2 reservation (SPC-2 §5.5.1).
@@ -88,16 +122,30 @@ impl LogicalUnit {
         self.attentions.establish_all(Asc::DEVICE_RESET, None);
     }
 
-    /// The volume is served here, or no longer. Who begins to serve knows nothing of what initiators set on another node or
-    /// at an earlier time, so it starts like a device after power on and says so (S15).
+    /// The volume is served here, or no longer. Who begins to serve has the committed persistent reservations and knows
+    /// nothing else of what initiators set on another node or at an earlier time, so it starts like a device after power
+    /// on and says so (S15).
     pub(crate) fn set_served(&mut self, served: bool) {
         if served && !self.served {
             self.reserved = Scsi2Reservation::default();
             self.mode = ModeState::default();
-            self.persistent = PersistentState::default();
+            self.changing = None;
             self.attentions.establish_all(Asc::POWER_ON_OR_RESET, None);
         }
         self.served = served;
+    }
+
+    /// What the cluster has committed. A change that no command here waits for (one that was in doubt when the unit was
+    /// last served) is told like a power on: who is concerned by it is not known any more.
+    pub(crate) fn set_reservations(&mut self, state: PersistentState) {
+        if self.persistent == state {
+            return;
+        }
+        let own = self.changing.as_ref().is_some_and(|changing| changing.transition.leads_to(&state));
+        if self.served && !own {
+            self.attentions.establish_all(Asc::POWER_ON_OR_RESET, None);
+        }
+        self.persistent = state;
     }
 
     /// The extent if it lies within the capacity; else 5/21/00.

@@ -7,7 +7,8 @@ use alloc::{collections::BTreeMap, vec::Vec};
 /// Most conditions kept per nexus; a reset replaces all others, so the bound is never met in practice.
 const MAX_PENDING: usize = 8;
 
-/// Pending conditions of one logical unit.
+/// Pending conditions of one logical unit, by nexus. The unit exists for the nexuses that stand here and for no other: a
+/// masked one is not attached.
 #[derive(Debug, Default)]
 pub(crate) struct UnitAttentions {
     pending: BTreeMap<NexusId, Vec<Asc>>,
@@ -17,6 +18,11 @@ impl UnitAttentions {
     /// A new nexus: 29/00 is pending (S15: what a restarted or new primary forgot, its initiators learn by this).
     pub(crate) fn attach(&mut self, nexus: NexusId) {
         self.pending.insert(nexus, Vec::from([Asc::POWER_ON_OR_RESET]));
+    }
+
+    /// Whether the unit exists for the nexus.
+    pub(crate) fn is_attached(&self, nexus: NexusId) -> bool {
+        self.pending.contains_key(&nexus)
     }
 
     /// The nexus is gone.

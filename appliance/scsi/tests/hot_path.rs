@@ -22,8 +22,8 @@ fn run(target: &mut Target, cdb: &[u8], offered_len: u64) -> Status {
 #[test]
 fn reads_and_writes_allocate_nothing() {
     let mut target = Target::new(TargetPort { iqn: "iqn.2026-01.test:t".into() });
-    target.map(0, UnitConfig::new(ClusterId(1), VolumeId(2), 1 << 20));
-    target.attach(NEXUS, InitiatorPort { name: "iqn.2026-01.test:i".into(), isid: [0x80; 6] });
+    target.map(0, UnitConfig::new(ClusterId(1), VolumeId(2), 1 << 20), |_| true);
+    target.attach(NEXUS, InitiatorPort { name: "iqn.2026-01.test:i".into(), isid: [0x80; 6] }, |_| true);
     let read = [0x28, 0, 0, 0, 0, 8, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0];
     let write = [0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0];
     assert_eq!(run(&mut target, &read, 0), Status::CheckCondition, "power on");

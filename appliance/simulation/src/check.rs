@@ -27,7 +27,7 @@ pub struct Violation {
 impl Violation {
     /// Data was, or could have been, lost or falsified.
     pub(crate) fn about_data(&self) -> bool {
-        matches!(self.invariant, "I1" | "I2" | "I3" | "I4" | "I7")
+        matches!(self.invariant, "I1" | "I2" | "I3" | "I4" | "I7" | "S22")
     }
 
     /// Something that must happen did not.

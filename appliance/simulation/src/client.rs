@@ -97,7 +97,9 @@ impl World {
         let (node, instance) = self.rng.pick(&serving);
         let op = self.next_op;
         self.next_op += 1;
-        let blocks = self.scenario.blocks(&mut self.rng);
+        // As READ CAPACITY tells.
+        let size = self.nodes[node].storage.as_ref().map_or(self.scenario.size, |s| s.replica.size());
+        let blocks = self.scenario.blocks(&mut self.rng, size);
         let kind = match self.rng.within(0..100) {
             0..35 => Kind::Read,
             35..88 => Kind::Write,

@@ -3,6 +3,7 @@
 
 use crate::buffer::{BLOCK, SimBuffer};
 use crate::rng::Rng;
+use base::ByteCount;
 use replication::{DiskOp, DiskResult, DiskToken};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,10 @@ pub(crate) struct Disk {
     /// Blocks whose value is not durable yet, with the durable one.
     volatile: BTreeMap<u64, u64>,
     meta: Vec<u8>,
+    /// The pool has given so much to the data area, zeroed (S22).
+    room: ByteCount,
+    /// Offsets of the records that were ever formatted.
+    records: Vec<u64>,
     /// Offsets of metadata records that a crash tore, or that rotted.
     damaged: BTreeSet<u64>,
     queue: Vec<(DiskToken, DiskOp<SimBuffer>)>,
@@ -22,12 +27,14 @@ pub(crate) struct Disk {
 type Blocks = std::ops::Range<u64>;
 
 impl Disk {
-    pub(crate) fn new(meta_bytes: u64) -> Self {
+    pub(crate) fn new(meta_bytes: u64, room: ByteCount) -> Self {
         let meta = vec![0; usize::try_from(meta_bytes).unwrap()];
         Self {
             data: BTreeMap::new(),
             volatile: BTreeMap::new(),
             meta,
+            room,
+            records: Vec::new(),
             damaged: BTreeSet::new(),
             queue: Vec::new(),
         }
@@ -41,6 +48,29 @@ impl Disk {
     pub(crate) fn format(&mut self, offset: u64, bytes: &[u8]) {
         let at = usize::try_from(offset).unwrap();
         self.meta[at..at + bytes.len()].copy_from_slice(bytes);
+        self.records.extend((offset..offset + bytes.len() as u64).step_by(4096));
+        self.records.dedup();
+    }
+
+    /// What lies on the disk where the volume does not reach yet: what someone else left there.
+    pub(crate) fn litter(&mut self, blocks: &[u64]) {
+        let end = self.room.0 / BLOCK;
+        for block in blocks.iter().filter(|block| **block >= end) {
+            self.data.insert(*block, u64::MAX - *block);
+        }
+    }
+
+    pub(crate) fn room(&self) -> ByteCount {
+        self.room
+    }
+
+    /// The pool makes the areas longer; what is added to the data area is zeroed, once.
+    pub(crate) fn enlarge(&mut self, data: ByteCount, meta: ByteCount) {
+        let added = self.room.0 / BLOCK..data.0 / BLOCK;
+        self.data.retain(|block, _| !added.contains(block));
+        self.room = self.room.max(data);
+        let meta = usize::try_from(meta.0).unwrap();
+        self.meta.resize(self.meta.len().max(meta), 0);
     }
 
     /// What a reader of the disk gets.
@@ -147,9 +177,9 @@ impl Disk {
 
     /// A byte of one metadata record goes bad while nobody looks; never of a record whose other place is bad (S12, I8).
     pub(crate) fn rot(&mut self, rng: &mut Rng) {
-        let half = self.meta.len() as u64 / 2;
-        let record = rng.within(0..self.meta.len() as u64 / 4096) * 4096;
-        let other = (record + half) % (2 * half);
+        // Its other place is 2 MiB away, within each 4 MiB.
+        let record = rng.pick(&self.records);
+        let other = record ^ (2 << 20);
         if self.queue.is_empty() && !self.damaged.contains(&other) {
             let at = usize::try_from(record + rng.within(0..4096)).unwrap();
             self.meta[at] ^= 1 << rng.within(0..8);
@@ -269,7 +299,7 @@ mod tests {
     fn a_power_cut_takes_only_what_is_not_durable() {
         let (mut kept, mut lost) = (0, 0);
         for seed in 0..50 {
-            let mut disk = Disk::new(4096);
+            let mut disk = Disk::new(4096, ByteCount(0));
             disk.submit(DiskToken(1), write(0, &[1], true)).unwrap();
             disk.submit(DiskToken(2), write(8, &[2], false)).unwrap();
             disk.complete(DiskToken(2));
@@ -286,7 +316,7 @@ mod tests {
     fn a_crash_tears_what_is_queued() {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..200 {
-            let mut disk = Disk::new(4096);
+            let mut disk = Disk::new(4096, ByteCount(0));
             disk.submit(DiskToken(1), write(0, &[7, 7], true)).unwrap();
             disk.crash(&mut Rng::new(seed), false);
             seen.insert((disk.value(0), disk.value(1)));
@@ -296,7 +326,7 @@ mod tests {
 
     #[test]
     fn conflicting_operations_are_refused() {
-        let mut disk = Disk::new(8192);
+        let mut disk = Disk::new(8192, ByteCount(0));
         disk.submit(DiskToken(1), write(3, &[1], true)).unwrap();
         assert!(disk.submit(DiskToken(2), write(4, &[1], true)).is_err(), "the same 4096 bytes");
         assert!(disk.submit(DiskToken(3), DiskOp::Read { offset: 0, len: 4096 }).is_err());

@@ -84,6 +84,7 @@ impl World {
                 self.nodes[node].apply_paused_until = self.now + self.rng.ms(500..8000);
             }
             FaultKind::HandOver => self.ask_for_hand_over(),
+            FaultKind::Grow => self.ask_for_growth(),
             FaultKind::Stop => self.stop(node),
         }
     }

@@ -101,7 +101,9 @@ pub struct Options {
     pub focus: Option<Focus>,
     /// A rule to break.
     pub sabotage: Break,
-    /// Judge only what concerns the data (I1–I4, I7), not the replica's own checks, nor whether it comes back.
+    /// The volume is of 4 TiB: its dirty block doubles when it grows, and its bitmap moves (S22). Slow.
+    pub huge: bool,
+    /// Judge only what concerns the data (I1–I4, I7, S22), not the replica's own checks, nor whether it comes back.
     pub data_only: bool,
     /// What becomes of the trace.
     pub trace: Trace,
@@ -147,6 +149,10 @@ pub struct Outcome {
     pub full_resyncs: u64,
     /// The last epoch.
     pub epochs: u64,
+    /// The volume grew (S22).
+    pub grown: bool,
+    /// Its dirty block doubled meanwhile.
+    pub doubled: bool,
     /// Longest time from the last fault to all in sync.
     pub recovered_ms: u64,
 }

@@ -30,6 +30,7 @@ pub(crate) struct Manager {
     election_at: Nanos,
     next_request_at: Nanos,
     told_epoch: Epoch,
+    told_wanted: Option<base::ByteCount>,
     told_lease: Option<Lease>,
 }
 
@@ -84,6 +85,7 @@ impl World {
             election_at: self.now + self.rng.ms(100..1000),
             next_request_at: 0,
             told_epoch: Epoch(0),
+            told_wanted: None,
             told_lease: None,
         };
         self.nodes[node].manager = Some(manager);
@@ -218,7 +220,7 @@ impl World {
     }
 
     /// Puts a command before the leader, if one is known.
-    fn propose(&mut self, node: usize, command: Command) {
+    pub(crate) fn propose(&mut self, node: usize, command: Command) {
         trace!(self, "{} proposes {command:?}", NAMES[node]);
         let Some(leader) = self.nodes[node].manager.as_ref().and_then(|m| m.leader) else { return };
         self.send_message(node, leader, Message::Propose(command));
@@ -255,12 +257,16 @@ impl World {
 
     fn tell_config(&mut self, node: usize) {
         let Some(manager) = &mut self.nodes[node].manager else { return };
-        let (Some(instance), Some(config)) = (manager.storage, manager.state.config(VOLUME)) else { return };
-        if config.epoch <= manager.told_epoch {
+        let (Some(instance), Some(entry)) = (manager.storage, manager.state.volumes.get(&VOLUME)) else {
+            return;
+        };
+        let (config, wanted) = (&entry.config, entry.wanted_size);
+        if config.epoch <= manager.told_epoch && wanted == manager.told_wanted {
             return;
         }
         manager.told_epoch = config.epoch;
-        let message = ToStorage::Config(config.clone());
+        manager.told_wanted = wanted;
+        let message = ToStorage::Config(config.clone(), wanted);
         trace!(self, "{} tells storage {message:?}", NAMES[node]);
         let delay = self.link_delay(node);
         self.after(delay, Event::ToStorage { node, instance, message });
@@ -363,6 +369,20 @@ impl World {
         for proposal in manager.policy.poll(view) {
             self.propose(node, Command::Propose(proposal));
         }
+    }
+
+    /// An administrator wants the next larger size, or a node has no room for it after all (S22).
+    pub(crate) fn ask_for_growth(&mut self) {
+        let node = usize::try_from(self.rng.within(0..2)).unwrap();
+        let Some(entry) = self.committed.volumes.get(&VOLUME) else { return };
+        let command = match (entry.wanted_size, self.scenario.larger(entry.config.size)) {
+            (Some(size), _) if self.rng.chance(50) => {
+                Command::EndGrowth { volume: VOLUME, size, reason: "no room".into() }
+            }
+            (None, Some(size)) => Command::GrowVolume { name: "demo".into(), size },
+            _ => return,
+        };
+        self.propose(node, command);
     }
 
     /// An administrator asks for a hand-over, at the primary's node.

@@ -67,6 +67,8 @@ pub(crate) enum FaultKind {
     NoLeader,
     SlowApply,
     HandOver,
+    /// The administrator wants a larger volume, or no longer does (S22).
+    Grow,
     Stop,
 }
 
@@ -75,6 +77,8 @@ pub(crate) enum FaultKind {
 pub(crate) struct Scenario {
     pub(crate) focus: Focus,
     pub(crate) size: ByteCount,
+    /// Larger sizes that it may get, one after the other.
+    larger: Vec<ByteCount>,
     /// First 512-byte blocks of the 4 KiB units that the initiators use.
     hot: Vec<u64>,
     pub(crate) clients: usize,
@@ -94,22 +98,31 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    pub(crate) fn draw(rng: &mut Rng, focus: Option<Focus>) -> Self {
+    pub(crate) fn draw(rng: &mut Rng, focus: Option<Focus>, huge: bool) -> Self {
         let drawn = rng.pick(&FOCI);
         let focus = focus.unwrap_or(drawn);
         // Mostly one extent; now and then more than the activity log has slots.
         let extents = if rng.chance(25) { 10 } else { 1 };
-        let size =
-            if extents == 1 { ByteCount::kib(256) } else { ByteCount(extents * replication::EXTENT_BYTES) };
+        let size = match extents {
+            _ if huge => ByteCount(4 << 40),
+            1 => ByteCount::kib(256),
+            _ => ByteCount(extents * replication::EXTENT_BYTES),
+        };
         let units = rng.within(2..8);
         let mut hot: Vec<u64> = (0..extents)
             .flat_map(|extent| (0..if extents == 1 { units } else { 2 }).map(move |unit| (extent, unit)))
             .map(|(extent, unit)| (extent * replication::EXTENT_BYTES + unit * 4096) / 512)
             .collect();
         hot.dedup();
+        // Within the last extent, into another one, and by so many that the activity log gets slots.
+        let grown =
+            [ByteCount(size.0 + (64 << 10)), ByteCount(size.0 + (5 << 20)), ByteCount(size.0 + (40 << 20))];
+        let parts = [size].into_iter().chain(grown);
+        hot.extend(parts.take(grown.len()).flat_map(|start| [start.0 / 512, start.0 / 512 + 8]));
         Self {
             focus,
             size,
+            larger: grown.to_vec(),
             hot,
             clients: usize::try_from(rng.within(1..5)).unwrap(),
             think_ms: if rng.chance(30) { 0..8 } else { 5..120 },
@@ -126,16 +139,29 @@ impl Scenario {
         }
     }
 
-    /// What a request touches: from one block to a little over two units.
-    pub(crate) fn blocks(&self, rng: &mut Rng) -> Range<u64> {
-        let first = rng.pick(&self.hot) + if rng.chance(50) { 0 } else { rng.within(0..8) };
+    /// The next larger size.
+    pub(crate) fn larger(&self, size: ByteCount) -> Option<ByteCount> {
+        self.larger.iter().copied().find(|larger| *larger > size)
+    }
+
+    /// The 4 KiB units that initiators may use, by their first block.
+    pub(crate) fn hot(&self) -> &[u64] {
+        &self.hot
+    }
+
+    /// What a request touches in a volume of `size`: from one block to a little over two units.
+    pub(crate) fn blocks(&self, rng: &mut Rng, size: ByteCount) -> Range<u64> {
+        let hot = rng.pick(&self.hot);
+        // What is not there yet, stand in for by what is.
+        let hot = if (hot + 8) * 512 > size.0 { rng.pick(&self.hot[..2]) } else { hot };
+        let first = hot + if rng.chance(50) { 0 } else { rng.within(0..8) };
         let count = match rng.within(0..4) {
             0 => 1,
             1 => rng.within(1..8),
             2 => 8,
             _ => rng.within(8..20),
         };
-        let end = self.size.0 / 512;
+        let end = size.0 / 512;
         first..(first + count).min(end)
     }
 
@@ -147,7 +173,7 @@ impl Scenario {
 /// The faults of a focus; what stands twice comes twice as often.
 fn likely(focus: Focus) -> Vec<FaultKind> {
     use FaultKind::*;
-    let mut faults = vec![RestartStorage, PowerCut, CutMirror, BreakConnection, CutOneWay];
+    let mut faults = vec![RestartStorage, PowerCut, CutMirror, BreakConnection, CutOneWay, Grow];
     faults.extend_from_slice(match focus {
         Focus::Mixed => &[
             RestartManager,

@@ -7,7 +7,7 @@ use crate::client::ClientReply;
 use crate::disk::brief;
 use crate::rng::{MS, Nanos};
 use crate::world::{Event, NAMES, ToManager, ToStorage, VOLUME, World, id, identity, index, trace};
-use base::{Epoch, InstanceId, Monotonic, SessionId};
+use base::{ByteCount, Epoch, InstanceId, Monotonic, SessionId};
 use cluster::lease::Guard;
 use control::link::{Report, VolumeReport};
 use replication::frame::{Frame, HEADER_BYTES, Header};
@@ -23,6 +23,9 @@ pub(crate) struct Storage {
     served: bool,
     /// What the manager last told.
     config_epoch: Epoch,
+    config: Option<base::VolumeConfig>,
+    /// Room is being made for this size.
+    making_room: Option<ByteCount>,
     timer: Option<Nanos>,
     stale: StaleAnswers,
     reported: Option<(Report, Nanos)>,
@@ -78,6 +81,8 @@ impl World {
             serving: false,
             served: false,
             config_epoch: Epoch(0),
+            config: None,
+            making_room: None,
             timer: None,
             stale: StaleAnswers::default(),
             reported: None,
@@ -199,6 +204,8 @@ impl World {
             resync: None,
             resynced_total: status.resynced_total,
             logged: base::ByteCount(0),
+            room: status.room,
+            no_room: None,
         };
         let report = Report { instance: storage.instance, volumes: vec![volume], ..Report::default() };
         if let Some((last, at)) = &storage.reported
@@ -215,7 +222,7 @@ impl World {
         let clocks = self.nodes[node].machine.clocks(self.now);
         let Some((storage, now)) = self.process(node, instance) else { return };
         match message {
-            ToStorage::Config(config) => {
+            ToStorage::Config(config, wanted) => {
                 if config.epoch > storage.config_epoch {
                     storage.config_epoch = config.epoch;
                     if config.primary != Some(id(node)) || config.primary_instance != instance {
@@ -223,6 +230,17 @@ impl World {
                     }
                 }
                 storage.replica.handle_config(now, &config);
+                storage.replica.handle_wanted(now, wanted);
+                let size = wanted.map_or(config.size, |wanted| wanted.max(config.size));
+                // What is told may overtake what was told before.
+                if storage.config.as_ref().is_none_or(|known| known.epoch <= config.epoch) {
+                    storage.config = Some(config);
+                }
+                if size > storage.replica.room() && storage.making_room < Some(size) {
+                    storage.making_room = Some(size);
+                    let delay = self.rng.delay(0..20, 200, 20..3000);
+                    self.after(delay, Event::Room { node, instance, size });
+                }
             }
             ToStorage::Lease(lease) => {
                 storage.guard.handle_lease(lease, clocks);
@@ -234,6 +252,35 @@ impl World {
                 storage.stopping = true;
                 storage.replica.handle_stop(now);
             }
+        }
+        self.pump(node);
+    }
+
+    /// The disk thread made room (S22), or a crash cuts it short: then nothing was told, and it is made anew.
+    pub(crate) fn room_made(&mut self, node: usize, instance: InstanceId, size: ByteCount) {
+        let Some((storage, now)) = self.process(node, instance) else { return };
+        if size <= storage.replica.room() {
+            return;
+        }
+        let Some(room) = storage.replica.room_layout() else { return };
+        let (grown, config) = (room.at_size(size).unwrap(), storage.config.clone());
+        let cut_short = self.rng.chance(10);
+        self.nodes[node].disk.enlarge(size, grown.meta_len);
+        let records: Vec<_> = replication::format_growth(identity(node), room, size).unwrap().collect();
+        let formatted = if cut_short { records.len() / 2 } else { records.len() };
+        for (offset, bytes) in records.iter().take(formatted) {
+            self.nodes[node].disk.format(*offset, bytes);
+        }
+        trace!(self, "{} has room for {size}{}", NAMES[node], if cut_short { ", and crashes" } else { "" });
+        if cut_short {
+            self.crash_storage(node, false);
+            let delay = self.rng.ms(20..1000);
+            return self.after(delay, Event::StartStorage { node });
+        }
+        let Some((storage, _)) = self.process(node, instance) else { return };
+        storage.replica.handle_room(now, size);
+        if let Some(config) = config {
+            storage.replica.handle_config(now, &config);
         }
         self.pump(node);
     }

@@ -13,7 +13,7 @@ use crate::rng::{MS, Nanos, Rng};
 use crate::scenario::Scenario;
 use crate::storage::Storage;
 use crate::{Options, Outcome};
-use base::{ClusterId, InstanceId, NodeId, ReplicaId, SessionId, VolumeConfig, VolumeId};
+use base::{ByteCount, ClusterId, InstanceId, NodeId, ReplicaId, SessionId, VolumeConfig, VolumeId};
 use cluster::{ClusterState, Command};
 use control::link::{Lease, Member, Report};
 use control::settings::Timing;
@@ -60,6 +60,8 @@ pub(crate) enum Event {
     Timer { node: usize, instance: InstanceId },
     /// The storage process looks at its clocks and reports.
     StorageTick { node: usize, instance: InstanceId },
+    /// The storage process has made room for this size (S22).
+    Room { node: usize, instance: InstanceId, size: ByteCount },
     /// A message between managers.
     Message { from: usize, to: usize, message: Box<Message> },
     /// The manager's periodic work.
@@ -93,7 +95,7 @@ pub(crate) enum Event {
 /// See [`control::link::ToStorage`].
 #[derive(Debug)]
 pub(crate) enum ToStorage {
-    Config(VolumeConfig),
+    Config(VolumeConfig, Option<ByteCount>),
     Lease(Lease),
     Refused(u64),
     HandOver { to: NodeId, instance: InstanceId },
@@ -195,7 +197,7 @@ pub(crate) use trace;
 impl World {
     pub(crate) fn new(options: Options) -> Self {
         let mut rng = Rng::new(options.seed);
-        let scenario = Scenario::draw(&mut rng, options.focus);
+        let scenario = Scenario::draw(&mut rng, options.focus, options.huge);
         let timing = Timing::at_scale(100);
         let commands = founding(&scenario);
         let mut committed = ClusterState::default();
@@ -271,6 +273,10 @@ impl World {
             }
         }
         self.outcome.simulated_ms = self.now / MS;
+        let block = |size| Layout::for_size(size).map(|layout| layout.dirty_block_bytes);
+        let size = self.committed.config(VOLUME).map_or(self.scenario.size, |config| config.size);
+        self.outcome.grown = size > self.scenario.size;
+        self.outcome.doubled = block(size) > block(self.scenario.size);
         self.outcome.epochs = self.committed.config(VOLUME).map_or(0, |c| c.epoch.0);
         let Self { mut outcome, failed, trace, .. } = self;
         outcome.violation = failed;
@@ -287,6 +293,7 @@ impl World {
             Event::Disk { node, instance, token } => self.disk_done(node, instance, token),
             Event::Timer { node, instance } => self.timer(node, instance),
             Event::StorageTick { node, instance } => self.storage_tick(node, instance),
+            Event::Room { node, instance, size } => self.room_made(node, instance, size),
             Event::Message { from, to, message } => self.message_arrives(from, to, *message),
             Event::ManagerTick { node, incarnation } => self.manager_tick(node, incarnation),
             Event::ToStorage { node, instance, message } => self.storage_hears(node, instance, message),
@@ -345,7 +352,18 @@ impl World {
             if let Err(error) = self.committed.validate() {
                 self.judge(violation("state", error.to_string()));
             }
+            self.check_room();
             self.check_copies();
+        }
+    }
+
+    /// S22: an epoch of a larger size is committed only when every in-sync copy has room for it.
+    fn check_room(&mut self) {
+        let config = self.config();
+        let without = config.in_sync.iter().find(|node| self.nodes[index(**node)].disk.room() < config.size);
+        if let Some(node) = without {
+            let text = format!("{} is in sync and has no room for {}", NAMES[index(*node)], config.size);
+            self.judge(violation("S22", text));
         }
     }
 
@@ -411,7 +429,8 @@ impl World {
 
     /// All is quiet: copies must be equal (I3). Then the next round of faults, or the end.
     fn round_ends(&mut self) {
-        self.judge(identical(&self.nodes[0].disk, &self.nodes[1].disk));
+        let end = self.config().size.0 / 512;
+        self.judge(identical(&self.nodes[0].disk, &self.nodes[1].disk, end));
         trace!(self, "--- quiet, round {} ends ---", self.round);
         if self.round == self.scenario.rounds {
             self.done = true;
@@ -437,6 +456,7 @@ fn at_node(event: &Event) -> Option<usize> {
         Event::Disk { node, .. }
         | Event::Timer { node, .. }
         | Event::StorageTick { node, .. }
+        | Event::Room { node, .. }
         | Event::ManagerTick { node, .. }
         | Event::ToStorage { node, .. }
         | Event::ToManager { node, .. }
@@ -472,7 +492,13 @@ fn founding(scenario: &Scenario) -> Vec<Command> {
         },
         Command::AddMember(member(1)),
         Command::AddMember(member(2)),
-        Command::CreateVolume { id: VOLUME, name: "demo".into(), size: scenario.size, write_back: false },
+        Command::CreateVolume {
+            id: VOLUME,
+            name: "demo".into(),
+            size: scenario.size,
+            write_back: false,
+            presentation: control::targets::Presentation::default(),
+        },
     ]
 }
 
@@ -482,7 +508,8 @@ pub(crate) fn identity(n: usize) -> Identity {
 }
 
 fn new_node(n: usize, scenario: &Scenario, layout: Layout, rng: &mut Rng) -> Node {
-    let mut disk = Disk::new(layout.meta_len.0);
+    let mut disk = Disk::new(layout.meta_len.0, scenario.size);
+    disk.litter(scenario.hot());
     if n < 2 {
         let records = replication::format(identity(n), scenario.size, Some(base::Epoch(1)), true).unwrap();
         for (offset, bytes) in records {

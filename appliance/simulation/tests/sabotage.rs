@@ -40,4 +40,5 @@ broken! {
     s8_answer_while_growing: "S8", Break::Replica(Sabotage::AnswerWhileGrowing), LateCommits;
     s9_skip_activity_log: "S9", Break::Replica(Sabotage::SkipActivityLog), PowerCuts;
     s18_overlap: "S18", Break::Replica(Sabotage::Overlap), Mixed;
+    s22_resize_without_room: "S22", Break::Replica(Sabotage::ResizeWithoutRoom), Mixed;
 }

@@ -3,6 +3,7 @@
 //! - `FUTAGO_SIM_SEED=n`: `one_seed` runs that seed with its whole trace printed; `FUTAGO_SIM_FOCUS=name`: with that
 //!   focus, as the tests of broken rules do.
 //! - `FUTAGO_SIM_SEEDS=count`: that many seeds in all, instead of 2,400; `FUTAGO_SIM_FROM=n`: the first of them.
+//! - `FUTAGO_SIM_HUGE=count`: that many seeds of a huge volume, instead of 6.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use futago_simulation::{Focus, Options, Trace, explain, run};
@@ -19,6 +20,7 @@ fn part(n: u64) {
     let seeds = number("FUTAGO_SIM_SEEDS").unwrap_or(SEEDS);
     let first = number("FUTAGO_SIM_FROM").unwrap_or(0);
     let (mut requests, mut answered, mut faults, mut epochs, mut slowest, mut full) = (0, 0, 0, 0, 0, 0);
+    let mut grown = 0;
     let mut broken = Vec::new();
     for seed in (first..first + seeds).filter(|seed| seed % PARTS == n) {
         let outcome = run(Options { seed, ..Options::default() });
@@ -31,9 +33,10 @@ fn part(n: u64) {
         epochs += outcome.epochs;
         slowest = slowest.max(outcome.recovered_ms);
         full += outcome.full_resyncs;
+        grown += u64::from(outcome.grown);
     }
     println!(
-        "{faults} faults, {epochs} epochs, {answered} of {requests} requests answered, in sync again within {slowest} ms, {full} full resyncs"
+        "{faults} faults, {epochs} epochs, {answered} of {requests} requests answered, in sync again within {slowest} ms, {full} full resyncs, {grown} seeds with a volume that grew"
     );
     for (seed, found) in &broken {
         println!("seed {seed}: {} broken: {}", found.invariant, found.text);
@@ -64,6 +67,19 @@ parts! {
     seeds_5: 5,
     seeds_6: 6,
     seeds_7: 7,
+}
+
+/// S22: volumes whose bitmap moves while they grow.
+#[test]
+fn huge_volumes() {
+    let first = number("FUTAGO_SIM_FROM").unwrap_or(0);
+    let mut doubled = 0;
+    for seed in first..first + number("FUTAGO_SIM_HUGE").unwrap_or(6) {
+        let outcome = explain(Options { seed, huge: true, ..Options::default() });
+        doubled += u64::from(outcome.unwrap_or_else(|text| panic!("{text}")).doubled);
+    }
+    println!("{doubled} seeds in which the dirty block doubled");
+    assert!(doubled > 0, "no volume grew that far");
 }
 
 #[test]

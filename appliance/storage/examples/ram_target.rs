@@ -5,9 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use base::{ClusterId, VolumeId};
+use control::targets::{Access, Chap, Login, Secret};
 use disk::{BufferPool, PoolLimits};
-use futago_storage::target::{Limits, Service, TargetConfig};
-use iscsi::chap::Credentials;
+use futago_storage::target::{Limits, Lun, Service, TargetConfig};
 use scsi::UnitConfig;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -21,12 +21,12 @@ fn main() {
     let bind = option("--bind").unwrap_or_else(|| "127.0.0.1:3260".into()).parse().expect("address");
     let mib: u64 = option("--size").map_or(64, |size| size.parse().expect("MiB"));
     let luns: u16 = option("--luns").map_or(1, |luns| luns.parse().expect("count"));
-    let credentials = option("--user").zip(option("--password")).map(|(name, secret)| Credentials {
-        name,
-        secret: secret.into_bytes(),
+    let chap = option("--user").zip(option("--password")).map(|(user, secret)| Chap {
+        user,
+        secret: Secret::new(secret),
         mutual: option("--target-user")
             .zip(option("--target-password"))
-            .map(|(name, secret)| (name, secret.into_bytes())),
+            .map(|(user, secret)| Login { user, secret: Secret::new(secret) }),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async move {
@@ -38,13 +38,13 @@ fn main() {
             let volume = VolumeId(u64::from(lun) + 1);
             backend.add(volume, mib << 20);
             let thin = UnitConfig { thin: true, ..UnitConfig::new(ClusterId(1), volume, mib << 11) };
-            (lun, thin)
+            (lun, thin.into())
         });
-        let luns: BTreeMap<u16, UnitConfig> = units.collect();
+        let luns: BTreeMap<u16, Lun> = units.collect();
         service.set_targets(&[TargetConfig {
             iqn: "iqn.2026-11.local.futago:ram".into(),
             luns,
-            credentials,
+            access: Access { rules: Vec::new(), chap },
         }]);
         service.start(bind).expect("bind");
         println!("READY {}", service.address().unwrap());

@@ -6,10 +6,11 @@ mod initiator;
 mod ram;
 
 use base::{ClusterId, VolumeId};
+use control::names::Pattern;
+use control::targets::{Access, Chap, Rule, Secret};
 use disk::{BufferPool, PoolLimits};
-use futago_storage::target::{Limits, Service, TargetConfig};
+use futago_storage::target::{Limits, Lun, Service, TargetConfig};
 use initiator::*;
-use iscsi::chap::Credentials;
 use iscsi::pdu::*;
 use ram::RamBackend;
 use scsi::UnitConfig;
@@ -29,9 +30,10 @@ struct World {
     address: SocketAddr,
 }
 
-fn config(credentials: Option<Credentials>, blocks: u64) -> TargetConfig {
+fn config(chap: Option<Chap>, blocks: u64) -> TargetConfig {
     let unit = UnitConfig::new(ClusterId(1), VOLUME, blocks);
-    TargetConfig { iqn: TARGET.into(), luns: BTreeMap::from([(0, unit)]), credentials }
+    let access = Access { rules: Vec::new(), chap };
+    TargetConfig { iqn: TARGET.into(), luns: BTreeMap::from([(0, unit.into())]), access }
 }
 
 fn test<F: Future<Output = ()>>(run: impl FnOnce(World) -> F) {
@@ -205,10 +207,30 @@ fn idle_connections_do_not_hinder_a_login() {
 }
 
 #[test]
+fn a_flood_from_one_address_leaves_a_slow_login_from_another_alone() {
+    test(|world| async move {
+        let mut slow = Initiator::connect(world.address).await;
+        let mut flood = Vec::new();
+        for _ in 0..500 {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            flood.push(socket.connect(world.address).await.unwrap());
+        }
+        let names = format!("InitiatorName=iqn.2026-11.x:i\0TargetName={TARGET}\0");
+        let (response, _) = slow.log_in(1, 0b0111, &names).await.expect("it gave way to the flood");
+        assert_eq!(response.status, 0);
+        // Whoever floods has lost the first of its own.
+        let mut byte = [0];
+        let ended = tokio::io::AsyncReadExt::read(&mut flood[0], &mut byte).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    });
+}
+
+#[test]
 fn a_secret_is_asked_for() {
     test(|world| async move {
-        let credentials = Credentials { name: "user".into(), secret: b"secret".to_vec(), mutual: None };
-        world.service.set_targets(&[config(Some(credentials), MIB << 11)]);
+        let chap = Chap { user: "user".into(), secret: Secret::new("secret".into()), mutual: None };
+        world.service.set_targets(&[config(Some(chap), MIB << 11)]);
         let names = format!("InitiatorName=iqn.2026-11.x:i\0TargetName={TARGET}\0");
         let mut none = Initiator::connect(world.address).await;
         let (response, _) = none.log_in(1, 0b0111, &names).await.unwrap();
@@ -221,6 +243,107 @@ fn a_secret_is_asked_for() {
         assert!(text.contains("CHAP_C=0x"));
         let (response, _) = wrong.log_in(1, 0b0011, "CHAP_N=user\0CHAP_R=0x00\0").await.unwrap();
         assert_eq!(response.status, LoginStatus::AuthenticationFailure.code());
+    });
+}
+
+/// Only those whom a pattern covers may log in.
+fn only(patterns: &[&str]) -> TargetConfig {
+    let rule = |text: &&str| Rule { pattern: Pattern::typed(text), chap: None };
+    let access = Access { rules: patterns.iter().map(rule).collect(), chap: None };
+    TargetConfig { access, ..config(None, MIB << 11) }
+}
+
+#[test]
+fn a_rule_that_goes_ends_the_sessions_that_it_let_in() {
+    test(|world| async move {
+        // Names are the same whatever their case.
+        let mut one = Initiator::login_as(world.address, 1, "IQN.2026-11.x:One").await.ready().await;
+        let mut two = Initiator::login_as(world.address, 1, "iqn.2026-11.x:two").await.ready().await;
+        world.service.set_targets(&[only(&["iqn.2026-11.x:one"])]);
+        assert_eq!(one.run([0; 16], 0, b"").await.status, 0);
+        two.assert_gone().await;
+        let sessions = world.service.sessions();
+        assert_eq!((sessions.len(), sessions[0].initiator.as_str()), (1, "iqn.2026-11.x:one"));
+
+        let mut two = Initiator::connect(world.address).await;
+        let names = format!("InitiatorName=iqn.2026-11.x:two\0TargetName={TARGET}\0");
+        let (response, _) = two.log_in(1, 0b0111, &names).await.unwrap();
+        assert_eq!(response.status, 0x0202);
+        two.assert_gone().await;
+        world.service.set_targets(&[only(&["*"])]);
+        Initiator::login_as(world.address, 1, "iqn.2026-11.x:two").await.ready().await;
+        assert_eq!(one.run([0; 16], 0, b"").await.status, 0);
+    });
+}
+
+#[test]
+fn a_rule_that_goes_in_the_midst_of_a_login_refuses_it() {
+    test(|world| async move {
+        let mut late = Initiator::connect(world.address).await;
+        let names = format!("InitiatorName=iqn.2026-11.x:two\0TargetName={TARGET}\0AuthMethod=None\0");
+        let (response, _) = late.log_in(1, 0b0001, &names).await.unwrap();
+        assert_eq!((response.status, response.stages & 3), (0, 1));
+        world.service.set_targets(&[only(&["*:one"])]);
+        let (response, _) = late.log_in(1, 0b0111, "").await.unwrap();
+        assert_eq!(response.status, 0x0202);
+        assert!(world.service.is_idle());
+    });
+}
+
+#[test]
+fn discovery_tells_only_what_may_be_used() {
+    test(|world| async move {
+        let other =
+            TargetConfig { iqn: "iqn.2026-11.x:other".into(), luns: BTreeMap::new(), ..only(&["*:a"]) };
+        world.service.set_targets(&[only(&["*:b"]), other]);
+        for (name, told) in [("a", "iqn.2026-11.x:other"), ("b", TARGET)] {
+            let mut initiator = Initiator::connect(world.address).await;
+            let text = format!("InitiatorName=iqn.2026-11.x:{name}\0SessionType=Discovery\0");
+            assert_eq!(initiator.log_in(1, 0b0111, &text).await.unwrap().0.status, 0);
+            let request = TextRequest {
+                immediate: true,
+                last: true,
+                initiator_task_tag: 1,
+                target_transfer_tag: NO_TAG,
+                cmd_sn: 1,
+                ..TextRequest::default()
+            };
+            initiator.send(request.encode(), b"SendTargets=All\0").await;
+            let (_, data) = initiator.receive().await.unwrap();
+            let address = world.address;
+            let expected = format!("TargetName={told}\0TargetAddress={address},1\0");
+            assert_eq!(String::from_utf8(data).unwrap(), expected);
+        }
+    });
+}
+
+#[test]
+fn luns_are_masked_and_write_protected_in_use() {
+    let shown = |patterns: &[&str], read_only| {
+        let unit = UnitConfig { read_only, ..UnitConfig::new(ClusterId(1), VOLUME, MIB << 11) };
+        let lun = Lun { unit, initiators: patterns.iter().map(|text| Pattern::typed(text)).collect() };
+        TargetConfig { luns: BTreeMap::from([(0, lun)]), ..config(None, MIB << 11) }
+    };
+    test(|world| async move {
+        let mut one = Initiator::login_as(world.address, 1, "iqn.2026-11.x:one").await.ready().await;
+        let mut two = Initiator::login_as(world.address, 1, "iqn.2026-11.x:two").await.ready().await;
+        // RESERVE(6) by one: it outlives what happens to others.
+        let mut reserve = [0; 16];
+        reserve[0] = 0x16;
+        assert_eq!(one.run(reserve, 0, b"").await.status, 0);
+        world.service.set_targets(&[shown(&["*:one"], true)]);
+        assert_eq!(two.run([0; 16], 0, b"").await.sense, [5, 0x25, 0]);
+        two.manage(TaskFunction::LogicalUnitReset, NO_TAG).await;
+        let (Reply::TaskManagement(answer), _) = two.receive().await.unwrap() else { panic!() };
+        assert_eq!(answer.response, TaskResult::NoLun.code());
+        assert_eq!(one.run(write16(0, 1), 0, &[0; 512]).await.sense, [6, 0x2a, 1]);
+        assert_eq!(one.run(write16(0, 1), 0, &[0; 512]).await.sense, [7, 0x27, 0]);
+        world.service.set_targets(&[shown(&[], false)]);
+        assert_eq!(one.run([0; 16], 0, b"").await.sense, [6, 0x2a, 1]);
+        assert_eq!(one.run(write16(0, 1), 0, &[0; 512]).await.status, 0);
+        assert_eq!(two.run([0; 16], 0, b"").await.sense, [6, 0x29, 0]);
+        assert_eq!(two.run([0; 16], 0, b"").await.sense, [6, 0x3f, 0x0e]);
+        assert_eq!(two.run(read16(0, 1), 512, b"").await.status, 0x18, "reserved by one still");
     });
 }
 

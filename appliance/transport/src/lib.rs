@@ -1,6 +1,7 @@
 //! Trust and bytes between nodes: who a node is ([`identity`]), mutual TLS 1.3 with pinned certificates ([`tls`]),
 //! length-prefixed frames on top of it ([`framing`]), and how two nodes come to trust each other ([`pairing`]). Beside
-//! that, the clocks by which both processes count leases ([`clock`]).
+//! that, the limit on connections that have not proven who they are ([`door`]), and the clocks by which both processes
+//! count leases ([`clock`]).
 //!
 //! Flow: a node makes its [`identity::Identity`] at its first start. Pairing tells two nodes each other's
 //! [`pairing::Card`], bound to a short code that a person carried over. From then on every connection is opened with
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod door;
 pub mod framing;
 pub mod identity;
 pub mod pairing;

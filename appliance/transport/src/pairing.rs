@@ -24,7 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -267,9 +267,9 @@ impl Offer {
         }
     }
 
-    async fn answer(
+    async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut S,
         peer: SocketAddr,
         own: &Card,
     ) -> Result<Card, PairingError> {
@@ -332,11 +332,21 @@ async fn ask(peer: SocketAddr, code: &Code, own: &Card) -> Result<Card, PairingE
     let io_error = |source| PairingError::Io { peer, source };
     let mut stream = TcpStream::connect(peer).await.map_err(io_error)?;
     stream.set_nodelay(true).map_err(io_error)?;
+    ask_on(&mut stream, peer, code, own).await
+}
+
+async fn ask_on<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    peer: SocketAddr,
+    code: &Code,
+    own: &Card,
+) -> Result<Card, PairingError> {
+    let io_error = |source| PairingError::Io { peer, source };
     stream.write_all(&PREFACE).await.map_err(io_error)?;
     let (exchange, element) = start(Side::Dials, code);
     let introduction = Introduction { version: VERSION, card: own.clone(), element: hex::encode(element) };
-    let first = send(&mut stream, peer, &introduction).await?;
-    let second = receive(&mut stream, peer).await?;
+    let first = send(stream, peer, &introduction).await?;
+    let second = receive(stream, peer).await?;
     let theirs = match reply(&second, peer)? {
         Reply::Introduction(theirs) if theirs.version == VERSION && theirs.card.is_sound() => theirs,
         Reply::Introduction(_) | Reply::Confirmed { .. } => {
@@ -346,8 +356,8 @@ async fn ask(peer: SocketAddr, code: &Code, own: &Card) -> Result<Card, PairingE
     };
     let keys = finish(exchange, &theirs.element, &first, &second)
         .ok_or(PairingError::Protocol { peer, expected: "a SPAKE2 element" })?;
-    send(&mut stream, peer, &Confirmation { confirmation: keys.confirm(Side::Dials) }).await?;
-    match reply(&receive(&mut stream, peer).await?, peer)? {
+    send(stream, peer, &Confirmation { confirmation: keys.confirm(Side::Dials) }).await?;
+    match reply(&receive(stream, peer).await?, peer)? {
         Reply::Confirmed { confirmation } if keys.check(Side::Offers, &confirmation) => Ok(theirs.card),
         Reply::Confirmed { .. } => Err(PairingError::NotProven(peer)),
         Reply::Introduction(_) => Err(PairingError::Protocol { peer, expected: "a confirmation" }),
@@ -379,8 +389,8 @@ fn decode<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Option<T> {
 }
 
 /// Sends `message`; answers its bytes, which the transcript needs.
-async fn send<T: Serialize>(
-    stream: &mut TcpStream,
+async fn send<S: AsyncWrite + Unpin, T: Serialize>(
+    stream: &mut S,
     peer: SocketAddr,
     message: &T,
 ) -> Result<Vec<u8>, PairingError> {
@@ -390,7 +400,7 @@ async fn send<T: Serialize>(
     Ok(bytes)
 }
 
-async fn receive(stream: &mut TcpStream, peer: SocketAddr) -> Result<Vec<u8>, PairingError> {
+async fn receive<S: AsyncRead + Unpin>(stream: &mut S, peer: SocketAddr) -> Result<Vec<u8>, PairingError> {
     let io_error = |source| PairingError::Io { peer, source };
     let frame = read_frame(stream, MAX_FRAME_BYTES).await.map_err(io_error)?;
     frame.ok_or_else(|| io_error(io::ErrorKind::UnexpectedEof.into()))
@@ -444,6 +454,42 @@ impl Keys {
     fn check(&self, side: Side, confirmation: &str) -> bool {
         let Ok(bytes) = hex::decode(confirmation) else { return false };
         self.mac(side).is_some_and(|mac| mac.verify_slice(&bytes).is_ok())
+    }
+}
+
+/// Both halves on any stream, without time-outs: for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use super::{
+        AsyncRead, AsyncWrite, Card, Code, Instant, Offer, Open, PairingError, SocketAddr, TRIES, VALID,
+        ask_on,
+    };
+
+    const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+    /// As [`Offer::respond`], of a node that offers `code`.
+    ///
+    /// # Errors
+    /// [`PairingError`].
+    pub async fn answer<S>(stream: &mut S, code: &Code, own: &Card) -> Result<Card, PairingError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let offer = Offer::default();
+        let open = Open { code: code.clone(), until: Instant::now() + VALID, tries_left: TRIES };
+        *offer.lock() = Some(open);
+        offer.answer(stream, PEER, own).await
+    }
+
+    /// As [`super::dial`], once connected.
+    ///
+    /// # Errors
+    /// [`PairingError`].
+    pub async fn ask<S>(stream: &mut S, code: &Code, own: &Card) -> Result<Card, PairingError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        ask_on(stream, PEER, code, own).await
     }
 }
 

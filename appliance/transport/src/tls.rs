@@ -244,6 +244,12 @@ impl Endpoint {
         &self.identity
     }
 
+    /// How long a handshake may take.
+    #[must_use]
+    pub fn time_out(&self) -> Duration {
+        self.time_out
+    }
+
     /// Lets in these nodes and no other from now on. Connections that are open stay open.
     pub fn set_peers(&self, peers: BTreeMap<Pin, NodeId>) {
         *self.peers.write().unwrap_or_else(PoisonError::into_inner) = peers;

@@ -10,6 +10,7 @@ mod fake;
 
 use base::ByteCount;
 use control::api::{Command, ResyncStatus, VolumeState};
+use control::names::Pattern;
 use control::settings::Role;
 use fake::{Fake, World};
 use futago_e2e::browser::Browser;
@@ -236,7 +237,7 @@ fn volumes_and_targets(browser: &Browser, fake: &Fake, url: &str) {
     browser.fill("[name=iqn]:not([type=hidden])", "two");
     browser.click("form[action='/targets'] button");
     browser.wait_text(".notice", "iqn.2026-11.local.futago:two is created");
-    picture(browser, "targets");
+    who_may_log_in(browser, fake);
 
     browser.open(&format!("{url}/volumes/vm-store"));
     browser.wait_text("h1", "vm-store");
@@ -251,6 +252,55 @@ fn volumes_and_targets(browser: &Browser, fake: &Fake, url: &str) {
     browser.click("#confirm");
     browser.wait_text(".notice", "Volume vm-store is deleted");
     assert_eq!(fake.edit(|w| w.status.volumes.len()), 1);
+}
+
+/// Rules, CHAP and a mask of the demo's target, the first on the page.
+fn who_may_log_in(browser: &Browser, fake: &Fake) {
+    let open =
+        || browser.script("document.querySelectorAll('details').forEach((d) => d.open = true)", &json!([]));
+    browser.wait_text("main", "iqn.1998-01.com.vmware:esx-1");
+    for pattern in ["iqn.1998-01.com.vmware:*", "iqn.2026-11.local:backup"] {
+        open();
+        browser.fill("[name=pattern]", pattern);
+        browser.click("form[action='/targets/allow'] button");
+        browser.wait_text(".notice", "may log in");
+    }
+    browser.click("a[href*='pattern=iqn.2026-11.local']");
+    browser.wait_text("h1", "CHAP");
+    open();
+    browser.fill("[name=user]", "backup");
+    browser.fill("[name=secret]", "never-shown-again-1");
+    browser.fill("[name=mutual_user]", "array");
+    browser.fill("[name=mutual_secret]", "never-shown-again-2");
+    picture(browser, "chap");
+    browser.click("form button.primary");
+    browser.wait_text(".notice", "CHAP is set");
+    browser.wait_text("main", "backup, mutual array");
+
+    browser.click("a[href*='/targets/luns?']");
+    browser.wait_text("h1", "LUN 0: demo");
+    browser.click("[name=read_only]");
+    browser.fill("[name=initiators]", "iqn.1998-01.com.vmware:esx-?");
+    picture(browser, "lun");
+    browser.click("form button.primary");
+    browser.wait_text(".notice", "is read-only now");
+    open();
+    picture(browser, "targets");
+    let source = browser.script("return document.documentElement.outerHTML", &json!([]));
+    assert!(!source.to_string().contains("never-shown"), "a secret came back");
+
+    browser.click("a[href*='/targets/deny?'][href*='backup']");
+    browser.wait_text("main", "logged out at once");
+    picture(browser, "deny");
+    browser.click("#confirm");
+    browser.wait_text(".notice", "is gone");
+    browser.click("a[href*='/targets/deny?']");
+    browser.wait_text("main", "every initiator may log in");
+    browser.click("#confirm");
+    browser.wait_text(".notice", "is gone");
+    let target = fake.edit(|w| w.status.targets[0].clone());
+    assert!(target.initiators.is_empty() && target.luns[0].read_only);
+    assert_eq!(target.luns[0].initiators, [Pattern::typed("iqn.1998-01.com.vmware:esx-?")]);
 }
 
 fn pairing(browser: &Browser, fake: &Fake, url: &str) {

@@ -35,7 +35,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("appliance/manager", &["base", "cluster", "control", "transport"]),
     ("appliance/supervisor", &["control", "netconf"]),
     ("appliance/simulation", &["base", "replication", "cluster", "control", "disk"]),
-    ("webui", &["base", "control"]),
+    (
+        "appliance/fuzz",
+        &["base", "replication", "scsi", "iscsi", "cluster", "control", "disk", "manager", "transport"],
+    ),
+    ("webui", &["base", "control", "transport"]),
 ];
 
 /// Rooms without I/O: `no_std`, no unsafe.

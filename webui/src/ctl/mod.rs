@@ -2,10 +2,12 @@
 //! standard error saying why; 2: wrong usage.
 
 mod output;
+mod targets;
 
 use crate::client::{Client, ClientError, Trust};
 use crate::text;
 use clap::{Args, Subcommand};
+use control::targets::{BlockFormat, Presentation};
 use serde::Serialize;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -27,7 +29,8 @@ pub struct CtlArguments {
     #[arg(long, global = true)]
     url: Option<String>,
     /// User at --url
-    #[arg(long, global = true, default_value = "admin")]
+    // Not global: `target chap` has a --user of its own.
+    #[arg(long, default_value = "admin")]
     user: String,
     /// File whose first line is the password for --url [default: $FUTAGO_PASSWORD, else asked for]
     #[arg(long, global = true)]
@@ -52,9 +55,9 @@ enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Targets and their LUNs
+    /// Targets, their LUNs, and who may log in
     #[command(subcommand)]
-    Target(TargetCommand),
+    Target(targets::TargetCommand),
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
@@ -99,12 +102,18 @@ enum VolumeCommand {
         /// For example 100GiB (binary units, a multiple of 4096 bytes)
         #[arg(value_parser = text::parse_size)]
         size: base::ByteCount,
+        /// Size of the physical blocks that initiators are told: 4096 bytes (512e) or 512 (512n); fixed for good
+        #[arg(long, default_value = "512e")]
+        block_format: BlockFormat,
+        /// Offer no UNMAP; fixed for good
+        #[arg(long)]
+        no_thin: bool,
     },
-    /// Make a volume larger
+    /// Make a volume larger while it is used
     Grow {
         /// The volume
         name: String,
-        /// The new size
+        /// The new size, up to 62TiB; initiators rescan to see it
         #[arg(value_parser = text::parse_size)]
         size: base::ByteCount,
     },
@@ -112,38 +121,6 @@ enum VolumeCommand {
     Delete {
         /// The volume
         name: String,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-enum TargetCommand {
-    /// List the targets
-    List,
-    /// Create a target
-    Create {
-        /// iSCSI qualified name
-        iqn: String,
-    },
-    /// Delete a target
-    Delete {
-        /// iSCSI qualified name
-        iqn: String,
-    },
-    /// Show a volume as a LUN
-    Map {
-        /// iSCSI qualified name
-        iqn: String,
-        /// 0 to 16383
-        lun: u16,
-        /// The volume
-        volume: String,
-    },
-    /// Take a LUN away
-    Unmap {
-        /// iSCSI qualified name
-        iqn: String,
-        /// The LUN
-        lun: u16,
     },
 }
 
@@ -257,7 +234,7 @@ async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientE
             Report::new(&status, output::status(&status))
         }
         Command::Volume(command) => volume(client, command).await,
-        Command::Target(command) => target(client, command).await,
+        Command::Target(command) => targets::run(client, command).await,
         Command::Node(command) => node(client, command).await,
         Command::Handover { volume, to } => {
             client.hand_over(volume, to.as_deref()).await?;
@@ -289,40 +266,21 @@ async fn volume(client: &Client, command: &VolumeCommand) -> Result<Report, Clie
             let volumes = client.status().await?.volumes;
             Report::new(&volumes, output::volumes(&volumes))
         }
-        VolumeCommand::Create { name, size } => {
-            client.create_volume(name, *size).await?;
+        VolumeCommand::Create { name, size, block_format, no_thin } => {
+            let presentation = Presentation { block_format: *block_format, thin: !no_thin };
+            client.create_volume(name, *size, presentation).await?;
             Ok(Report::done(format!("created volume {name}, {size}\n")))
         }
-        VolumeCommand::Grow { name, .. } => Err(not_available(&format!("growing volume {name}"))),
+        VolumeCommand::Grow { name, size } => {
+            client.grow_volume(name, *size).await?;
+            let volumes = client.status().await?.volumes;
+            let has_it = volumes.iter().any(|volume| volume.name == *name && volume.size >= *size);
+            let what = if has_it { "has" } else { "is growing to" };
+            Ok(Report::done(format!("volume {name} {what} {size}\n")))
+        }
         VolumeCommand::Delete { name } => {
             client.delete_volume(name).await?;
             Ok(Report::done(format!("deleted volume {name}\n")))
-        }
-    }
-}
-
-async fn target(client: &Client, command: &TargetCommand) -> Result<Report, ClientError> {
-    match command {
-        TargetCommand::List => {
-            let status = client.status().await?;
-            let portal = status.cluster.as_ref().and_then(|c| c.portal);
-            Report::new(&status.targets, output::targets(&status.targets, portal))
-        }
-        TargetCommand::Create { iqn } => {
-            client.create_target(iqn).await?;
-            Ok(Report::done(format!("created target {iqn}\n")))
-        }
-        TargetCommand::Delete { iqn } => {
-            client.delete_target(iqn).await?;
-            Ok(Report::done(format!("deleted target {iqn}\n")))
-        }
-        TargetCommand::Map { iqn, lun, volume } => {
-            client.map_lun(iqn, *lun, volume).await?;
-            Ok(Report::done(format!("volume {volume} is LUN {lun} of {iqn}\n")))
-        }
-        TargetCommand::Unmap { iqn, lun } => {
-            client.unmap_lun(iqn, *lun).await?;
-            Ok(Report::done(format!("took LUN {lun} away from {iqn}\n")))
         }
     }
 }
@@ -402,7 +360,16 @@ mod tests {
             "ctl volume create demo 10GiB",
             "ctl volume grow demo 20GiB",
             "ctl volume delete demo",
+            "ctl volume create demo 10GiB --block-format 512n --no-thin",
             "ctl target map iqn.2026-11.a:b 0 demo",
+            "ctl target map iqn.2026-11.a:b 0 demo --read-only --initiators iqn.2026-11.x:*,iqn.2026-11.y:?",
+            "ctl target change iqn.2026-11.a:b 0 --writable --everyone",
+            "ctl target allow iqn.2026-11.a:b iqn.2026-11.x:*",
+            "ctl target deny iqn.2026-11.a:b iqn.2026-11.x:* --open",
+            "ctl target chap iqn.2026-11.a:b --initiator iqn.2026-11.x:* --user u --secret-file f",
+            "ctl target chap iqn.2026-11.a:b --user u --mutual-user t --mutual-secret-file f",
+            "ctl target chap iqn.2026-11.a:b --off",
+            "ctl target show iqn.2026-11.a:b",
             "ctl node create-cluster --portal 127.0.0.50:3260",
             "ctl node pair 127.0.0.12:7780 1-2",
             "ctl --url https://h --insecure handover demo --to b",
@@ -412,8 +379,20 @@ mod tests {
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
+        let args = parse("ctl --url https://h --user root target chap iqn.2026-11.a:b --off").unwrap();
+        assert_eq!(args.user, "root");
         assert!(parse("ctl --dir d --url https://h status").is_err());
-        assert!(parse("ctl volume create demo 5").is_err());
+        for line in [
+            "ctl volume create demo 5",
+            "ctl volume create demo 1GiB --block-format 4kn",
+            "ctl target change iqn.2026-11.a:b 0",
+            "ctl target change iqn.2026-11.a:b 0 --writable --read-only",
+            "ctl target chap iqn.2026-11.a:b",
+            "ctl target chap iqn.2026-11.a:b --user u --off",
+            "ctl target chap iqn.2026-11.a:b --user u --secret on-the-command-line",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 
     #[test]

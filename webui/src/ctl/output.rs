@@ -2,7 +2,8 @@
 
 use crate::text;
 use crate::views::words;
-use control::api::{Event, MemberStatus, Status, TargetStatus, VolumeStatus};
+use control::api::{ChapStatus, Event, MemberStatus, SessionStatus, Status, TargetStatus, VolumeStatus};
+use control::names::Pattern;
 use control::service::ServiceStatus;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -102,7 +103,7 @@ pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {
             );
             vec![
                 v.name.clone(),
-                v.size.to_string(),
+                v.growth.as_ref().map_or_else(|| v.size.to_string(), |g| format!("{}→{}", v.size, g.size)),
                 words::volume(v.state).word.to_owned(),
                 or_dash(v.primary.as_deref()),
                 list(&v.in_sync),
@@ -118,15 +119,77 @@ pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {
 pub(super) fn targets(targets: &[TargetStatus], portal: Option<SocketAddr>) -> String {
     let mut rows = Vec::new();
     for t in targets {
+        let dash = || "-".to_owned();
+        let (allowed, proof) = (allowed(t), proof(t.chap.as_ref()));
         if t.luns.is_empty() {
-            rows.push(vec![t.iqn.clone(), "-".to_owned(), "-".to_owned()]);
+            rows.push(vec![t.iqn.clone(), dash(), dash(), dash(), allowed.clone(), proof.clone()]);
         }
         for l in &t.luns {
-            rows.push(vec![t.iqn.clone(), l.lun.to_string(), l.volume.clone()]);
+            let access = words::access(l.read_only).to_owned();
+            rows.push(vec![
+                t.iqn.clone(),
+                l.lun.to_string(),
+                l.volume.clone(),
+                access,
+                allowed.clone(),
+                proof.clone(),
+            ]);
         }
     }
-    let body = table(&["TARGET", "LUN", "VOLUME"], &rows);
+    let body = table(&["TARGET", "LUN", "VOLUME", "ACCESS", "ALLOWED", "CHAP"], &rows);
     portal.map_or_else(|| body.clone(), |p| format!("Portal {p}\n\n{body}"))
+}
+
+/// Who may log in, in short.
+fn allowed(target: &TargetStatus) -> String {
+    match target.initiators.as_slice() {
+        [] => "everyone".to_owned(),
+        [one] => one.pattern.to_string(),
+        several => format!("{} rules", several.len()),
+    }
+}
+
+/// What an initiator must know, without what is secret.
+fn proof(chap: Option<&ChapStatus>) -> String {
+    match chap {
+        None => "-".to_owned(),
+        Some(ChapStatus { user, mutual: None, .. }) => format!("user {user}"),
+        Some(ChapStatus { user, mutual: Some(own), .. }) => format!("user {user}, mutual {}", own.user),
+    }
+}
+
+/// One target in full.
+pub(super) fn target(target: &TargetStatus, sessions: &[&SessionStatus]) -> String {
+    let everyone = || "everyone".to_owned();
+    let luns: Vec<Vec<String>> = target
+        .luns
+        .iter()
+        .map(|l| {
+            let shown: Vec<&str> = l.initiators.iter().map(Pattern::as_str).collect();
+            let shown = if shown.is_empty() { everyone() } else { shown.join(",") };
+            vec![l.lun.to_string(), l.volume.clone(), words::access(l.read_only).to_owned(), shown]
+        })
+        .collect();
+    let mut rules: Vec<Vec<String>> = target
+        .initiators
+        .iter()
+        .map(|rule| {
+            let chap = rule.chap.as_ref().or(target.chap.as_ref());
+            vec![rule.pattern.to_string(), proof(chap)]
+        })
+        .collect();
+    if rules.is_empty() {
+        rules.push(vec![everyone(), proof(target.chap.as_ref())]);
+    }
+    let sessions: Vec<Vec<String>> =
+        sessions.iter().map(|s| vec![s.initiator.clone(), s.address.to_string(), s.node.clone()]).collect();
+    [
+        format!("Target {}\n", target.iqn),
+        table(&["LUN", "VOLUME", "ACCESS", "SHOWN TO"], &luns),
+        table(&["ALLOWED", "CHAP"], &rules),
+        table(&["LOGGED IN", "FROM", "SERVED BY"], &sessions),
+    ]
+    .join("\n")
 }
 
 fn services(services: &[ServiceStatus]) -> String {

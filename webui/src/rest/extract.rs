@@ -51,3 +51,9 @@ pub(super) struct Done {
 
 /// Done and committed.
 pub(super) const DONE: axum::Json<Done> = axum::Json(Done { done: true });
+
+/// What comes of a change.
+pub(super) type DoneAnswer = Result<axum::Json<Done>, ApiError>;
+
+/// What comes of making something.
+pub(super) type CreatedAnswer = Result<(StatusCode, axum::Json<Done>), ApiError>;

@@ -5,6 +5,7 @@ mod access;
 mod cluster;
 mod extract;
 mod status;
+mod targets;
 mod volumes;
 
 #[cfg(test)]
@@ -66,12 +67,22 @@ fn routes() -> Vec<Route> {
         guarded POST "/api/v1/volumes" => volumes::create;
         guarded GET "/api/v1/volumes/{name}" => volumes::one;
         guarded DELETE "/api/v1/volumes/{name}" => volumes::delete;
+        guarded POST "/api/v1/volumes/{name}/grow" => volumes::grow;
         guarded POST "/api/v1/volumes/{name}/handover" => volumes::hand_over;
-        guarded GET "/api/v1/targets" => volumes::targets;
-        guarded POST "/api/v1/targets" => volumes::create_target;
-        guarded DELETE "/api/v1/targets/{iqn}" => volumes::delete_target;
-        guarded POST "/api/v1/targets/{iqn}/luns" => volumes::map;
-        guarded DELETE "/api/v1/targets/{iqn}/luns/{lun}" => volumes::unmap;
+        guarded GET "/api/v1/targets" => targets::list;
+        guarded POST "/api/v1/targets" => targets::create;
+        guarded GET "/api/v1/targets/{iqn}" => targets::one;
+        guarded DELETE "/api/v1/targets/{iqn}" => targets::delete;
+        guarded POST "/api/v1/targets/{iqn}/luns" => targets::map;
+        guarded PATCH "/api/v1/targets/{iqn}/luns/{lun}" => targets::change;
+        guarded DELETE "/api/v1/targets/{iqn}/luns/{lun}" => targets::unmap;
+        guarded POST "/api/v1/targets/{iqn}/initiators" => targets::allow;
+        guarded DELETE "/api/v1/targets/{iqn}/initiators/{pattern}" => targets::deny;
+        guarded PUT "/api/v1/targets/{iqn}/chap" => targets::set_chap;
+        guarded DELETE "/api/v1/targets/{iqn}/chap" => targets::remove_chap;
+        guarded PUT "/api/v1/targets/{iqn}/initiators/{pattern}/chap" => targets::set_rule_chap;
+        guarded DELETE "/api/v1/targets/{iqn}/initiators/{pattern}/chap" => targets::remove_rule_chap;
+        guarded GET "/api/v1/sessions" => targets::sessions;
         guarded GET "/api/v1/nodes" => cluster::nodes;
         guarded GET "/api/v1/cluster" => cluster::cluster;
         guarded POST "/api/v1/cluster" => cluster::create;

@@ -1,36 +1,31 @@
-//! Volumes, targets and LUNs.
+//! Volumes.
 
-use super::extract::{Body, DONE, Done, Path};
+use super::extract::{Body, CreatedAnswer, DONE, DoneAnswer, Path};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use base::ByteCount;
-use control::api::{Command, TargetStatus, VolumeStatus};
+use control::api::{Command, VolumeStatus};
+use control::targets::{BlockFormat, Presentation};
 use serde::Deserialize;
-
-type DoneAnswer = Result<Json<Done>, ApiError>;
-type CreatedAnswer = Result<(StatusCode, Json<Done>), ApiError>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewVolume {
     name: String,
     size: ByteCount,
+    #[serde(default)]
+    block_format: BlockFormat,
+    /// Absent: thin.
+    thin: Option<bool>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewTarget {
-    iqn: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewLun {
-    lun: u16,
-    volume: String,
+pub(super) struct Grow {
+    size: ByteCount,
 }
 
 #[derive(Deserialize)]
@@ -56,8 +51,20 @@ pub(super) async fn one(
 
 /// A new volume on every data node.
 pub(super) async fn create(State(app): State<Shared>, Body(new): Body<NewVolume>) -> CreatedAnswer {
-    app.command(&Command::CreateVolume { name: new.name, size: new.size }).await?;
+    let thin = new.thin.unwrap_or(Presentation::default().thin);
+    let presentation = Presentation { block_format: new.block_format, thin };
+    app.command(&Command::CreateVolume { name: new.name, size: new.size, presentation }).await?;
     Ok((StatusCode::CREATED, DONE))
+}
+
+/// Gives a volume a larger size.
+pub(super) async fn grow(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    Body(Grow { size }): Body<Grow>,
+) -> DoneAnswer {
+    app.command(&Command::GrowVolume { name, size }).await?;
+    Ok(DONE)
 }
 
 /// Deletes a volume that no target uses.
@@ -73,38 +80,5 @@ pub(super) async fn hand_over(
     Body(HandOver { to }): Body<HandOver>,
 ) -> DoneAnswer {
     app.command(&Command::HandOver { volume, to }).await?;
-    Ok(DONE)
-}
-
-/// Every target with its LUNs.
-pub(super) async fn targets(State(app): State<Shared>) -> Result<Json<Vec<TargetStatus>>, ApiError> {
-    app.status().await.map(|status| Json(status.targets))
-}
-
-/// A new target.
-pub(super) async fn create_target(State(app): State<Shared>, Body(new): Body<NewTarget>) -> CreatedAnswer {
-    app.command(&Command::CreateTarget { iqn: new.iqn }).await?;
-    Ok((StatusCode::CREATED, DONE))
-}
-
-/// Deletes a target.
-pub(super) async fn delete_target(State(app): State<Shared>, Path(iqn): Path<String>) -> DoneAnswer {
-    app.command(&Command::DeleteTarget { iqn }).await?;
-    Ok(DONE)
-}
-
-/// Shows a volume as a LUN.
-pub(super) async fn map(
-    State(app): State<Shared>,
-    Path(iqn): Path<String>,
-    Body(new): Body<NewLun>,
-) -> CreatedAnswer {
-    app.command(&Command::MapLun { iqn, lun: new.lun, volume: new.volume }).await?;
-    Ok((StatusCode::CREATED, DONE))
-}
-
-/// Takes a LUN away.
-pub(super) async fn unmap(State(app): State<Shared>, Path((iqn, lun)): Path<(String, u16)>) -> DoneAnswer {
-    app.command(&Command::UnmapLun { iqn, lun }).await?;
     Ok(DONE)
 }

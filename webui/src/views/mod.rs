@@ -8,6 +8,7 @@ mod dashboard;
 mod error;
 mod events;
 pub(crate) mod form;
+mod initiators;
 mod log;
 mod nodes;
 pub(crate) mod panels;
@@ -47,10 +48,15 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route("/", get(dashboard::page))
         .route("/volumes", get(volumes::page).post(volumes::create))
         .route("/volumes/{name}", get(volumes::detail))
+        .route("/volumes/{name}/grow", post(volumes::grow))
         .route("/volumes/{name}/handover", get(volumes::ask_hand_over).post(volumes::hand_over))
         .route("/volumes/{name}/delete", get(volumes::ask_delete).post(volumes::delete))
         .route("/targets", get(targets::page).post(targets::create))
-        .route("/targets/luns", post(targets::map))
+        .route("/targets/luns", get(targets::lun).post(targets::map))
+        .route("/targets/luns/change", post(targets::change))
+        .route("/targets/allow", post(initiators::allow))
+        .route("/targets/deny", get(initiators::ask_deny).post(initiators::deny))
+        .route("/targets/chap", get(initiators::chap).post(initiators::set_chap))
         .route("/targets/remove", get(targets::ask_remove).post(targets::remove))
         .route("/nodes", get(nodes::page))
         .route("/nodes/cluster", post(nodes::create_cluster))

@@ -11,11 +11,15 @@ fn volume(name: &str, state: VolumeState) -> VolumeStatus {
         in_sync: vec!["a".into()],
         replicas: vec!["a".into(), "b".into()],
         state,
+        growth: None,
+        not_grown: None,
         resync: None,
         verify: None,
         resynced_total: ByteCount(0),
         dirty: ByteCount(0),
         logged: ByteCount(0),
+        block_format: control::targets::BlockFormat::Emulated,
+        thin: true,
     }
 }
 
@@ -46,6 +50,7 @@ fn seen() -> Snapshot {
         cluster: Some(cluster),
         volumes: vec![],
         targets: vec![],
+        sessions: vec![],
         services: vec![],
         problems: vec![],
     };

@@ -1,16 +1,19 @@
-//! Targets: what initiators see, and how to connect them.
+//! Targets: what initiators see, who they may be, and how to connect them.
 
 use super::confirm::Confirm;
+use super::error::PageError;
 use super::form::Signed;
 use super::panels::{self, Panels};
 use super::shell::{Shell, Tab};
-use super::{Page, Viewer, back, html};
+use super::{Page, Viewer, back, html, words};
 use crate::app::Shared;
+use crate::errors::{ApiError, ErrorKind};
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use control::api::{Command, TargetStatus};
+use control::api::{Command, LunStatus, SessionStatus, Status, TargetStatus};
+use control::names::{Pattern, normal};
 use serde::Deserialize;
 
 #[derive(Template)]
@@ -19,19 +22,36 @@ struct TargetsPage {
     shell: Shell,
     panels: Panels,
     targets: Vec<TargetStatus>,
+    sessions: Vec<SessionStatus>,
     volumes: Vec<String>,
+    stale: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "lun.html")]
+struct LunPage {
+    shell: Shell,
+    iqn: String,
+    lun: LunStatus,
     stale: Option<String>,
 }
 
 /// The page.
 pub(super) async fn page(State(app): State<Shared>, Extension(viewer): Extension<Viewer>) -> Page {
-    let seen = app.seen();
+    let seen = app.fresh().await;
     let shell = Shell::new(&app, &viewer, Tab::Targets, "Targets");
     let panels = panels::render(&seen)?;
     let stale = panels::stale_mark(&seen);
-    let (targets, volumes) = seen.status.map(|s| (s.targets, s.volumes)).unwrap_or_default();
+    let (targets, volumes, sessions) =
+        seen.status.map(|s| (s.targets, s.volumes, s.sessions)).unwrap_or_default();
     let volumes = volumes.into_iter().map(|v| v.name).collect();
-    html(&TargetsPage { shell, panels, targets, volumes, stale })
+    html(&TargetsPage { shell, panels, targets, sessions, volumes, stale })
+}
+
+/// The target of that name.
+pub(super) fn find<'a>(status: Option<&'a Status>, iqn: &str) -> Result<&'a TargetStatus, PageError> {
+    let found = status.and_then(|s| s.targets.iter().find(|t| t.iqn == iqn));
+    found.ok_or_else(|| PageError::new(ErrorKind::NotFound, format!("There is no target {iqn}.")))
 }
 
 #[derive(Deserialize)]
@@ -45,7 +65,7 @@ pub(super) async fn create(
     Extension(viewer): Extension<Viewer>,
     Signed(new): Signed<NewTarget>,
 ) -> Response {
-    let iqn = new.iqn.trim().to_owned();
+    let iqn = normal(&new.iqn);
     let outcome = app.command(&Command::CreateTarget { iqn: iqn.clone() }).await;
     back(&app, &viewer, "/targets", outcome, format!("Target {iqn} is created. Give it a LUN now."))
 }
@@ -56,13 +76,23 @@ pub(super) struct NewLun {
     // Text, as a flattened form hands every field over.
     lun: String,
     volume: String,
+    /// A box that is not ticked is not sent.
+    read_only: Option<String>,
+    #[serde(default)]
+    initiators: String,
 }
 
-fn lun_number(text: &str) -> Result<u16, crate::errors::ApiError> {
+fn lun_number(text: &str) -> Result<u16, ApiError> {
     text.trim().parse().map_err(|_| {
         let message = format!("{text:?} is no LUN; it is a number from 0 to 16383.");
-        crate::errors::ApiError::new(crate::errors::ErrorKind::Invalid, message)
+        ApiError::new(ErrorKind::Invalid, message)
     })
+}
+
+/// Patterns of initiators: commas, blanks or line ends stand between them.
+fn patterns(text: &str) -> Vec<Pattern> {
+    let parts = text.split(|c: char| c == ',' || c.is_whitespace());
+    parts.filter(|part| !part.is_empty()).map(Pattern::typed).collect()
 }
 
 /// Shows a volume as a LUN.
@@ -73,7 +103,64 @@ pub(super) async fn map(
 ) -> Response {
     let done = format!("Volume {} is LUN {} now.", new.volume, new.lun.trim());
     let outcome = match lun_number(&new.lun) {
-        Ok(lun) => app.command(&Command::MapLun { iqn: new.iqn, lun, volume: new.volume }).await,
+        Ok(lun) => {
+            let (read_only, initiators) = (new.read_only.is_some(), patterns(&new.initiators));
+            app.command(&Command::MapLun { iqn: new.iqn, lun, volume: new.volume, read_only, initiators })
+                .await
+        }
+        Err(error) => Err(error),
+    };
+    back(&app, &viewer, "/targets", outcome, done)
+}
+
+#[derive(Deserialize)]
+pub(super) struct WhichLun {
+    iqn: String,
+    lun: u16,
+}
+
+/// One LUN.
+pub(super) async fn lun(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Query(which): Query<WhichLun>,
+) -> Page {
+    let seen = app.fresh().await;
+    let target = find(seen.status.as_ref(), &which.iqn)?;
+    let lun = target.luns.iter().find(|l| l.lun == which.lun).cloned().ok_or_else(|| {
+        PageError::new(ErrorKind::NotFound, format!("{} has no LUN {}.", which.iqn, which.lun))
+    })?;
+    html(&LunPage {
+        shell: Shell::new(&app, &viewer, Tab::Targets, &format!("LUN {}", which.lun)),
+        iqn: which.iqn,
+        lun,
+        stale: panels::stale_mark(&seen),
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct LunChange {
+    iqn: String,
+    lun: String,
+    /// A box that is not ticked is not sent.
+    read_only: Option<String>,
+    #[serde(default)]
+    initiators: String,
+}
+
+/// Changes how it is shown.
+pub(super) async fn change(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Signed(new): Signed<LunChange>,
+) -> Response {
+    let read_only = new.read_only.is_some();
+    let done = format!("LUN {} of {} is {} now.", new.lun.trim(), new.iqn, words::access(read_only));
+    let outcome = match lun_number(&new.lun) {
+        Ok(lun) => {
+            let (read_only, initiators) = (Some(read_only), Some(patterns(&new.initiators)));
+            app.command(&Command::ChangeLun { iqn: new.iqn, lun, read_only, initiators }).await
+        }
         Err(error) => Err(error),
     };
     back(&app, &viewer, "/targets", outcome, done)

@@ -16,6 +16,7 @@ use axum::response::Response;
 use base::ByteCount;
 use control::api::{Command, Status, VolumeStatus};
 use control::settings::Role;
+use control::targets::{BlockFormat, Presentation};
 use serde::Deserialize;
 
 #[derive(Template)]
@@ -28,6 +29,13 @@ struct VolumesPage {
     stale: Option<String>,
 }
 
+/// A larger size on its way.
+struct Growing {
+    size: ByteCount,
+    ready: String,
+    waiting_for: String,
+}
+
 #[derive(Template)]
 #[template(path = "volume.html")]
 struct VolumePage {
@@ -38,6 +46,13 @@ struct VolumePage {
     dirty: ByteCount,
     resynced: ByteCount,
     luns: Vec<(String, u16)>,
+    growth: Option<Growing>,
+    /// Why the last growth did not come about.
+    not_grown: Option<String>,
+    /// About the largest size that every data node has the space for.
+    largest: Option<ByteCount>,
+    /// How initiators see it.
+    format: String,
     stale: Option<String>,
 }
 
@@ -84,6 +99,22 @@ pub(super) async fn detail(
         dirty: volume.dirty,
         resynced: volume.resynced_total,
         luns,
+        growth: volume.growth.as_ref().map(|growth| Growing {
+            size: growth.size,
+            ready: growth.ready.join(", "),
+            waiting_for: growth.waiting_for.join(", "),
+        }),
+        not_grown: volume.not_grown.clone(),
+        largest: seen
+            .status
+            .as_ref()
+            .and_then(room)
+            .map(|room| ByteCount(volume.size.0.saturating_add(room.0))),
+        format: format!(
+            "{}, {}",
+            volume.block_format.word(),
+            if volume.thin { "takes UNMAP" } else { "without UNMAP" }
+        ),
         stale: panels::stale_mark(&seen),
     })
 }
@@ -92,6 +123,10 @@ pub(super) async fn detail(
 pub(super) struct NewVolume {
     name: String,
     size: String,
+    #[serde(default)]
+    block_format: BlockFormat,
+    /// A box that is not ticked is not sent.
+    no_thin: Option<String>,
 }
 
 /// Creates one.
@@ -102,7 +137,10 @@ pub(super) async fn create(
 ) -> Response {
     let name = new.name.trim().to_owned();
     let outcome = match text::parse_size(&new.size) {
-        Ok(size) => app.command(&Command::CreateVolume { name: name.clone(), size }).await,
+        Ok(size) => {
+            let presentation = Presentation { block_format: new.block_format, thin: new.no_thin.is_none() };
+            app.command(&Command::CreateVolume { name: name.clone(), size, presentation }).await
+        }
         Err(message) => Err(ApiError::new(ErrorKind::Invalid, format!("{message}."))),
     };
     back(
@@ -112,6 +150,27 @@ pub(super) async fn create(
         outcome,
         format!("Volume {name} is created. Give it a LUN on the Targets page."),
     )
+}
+
+#[derive(Deserialize)]
+pub(super) struct Growth {
+    size: String,
+}
+
+/// Gives it a larger size.
+pub(super) async fn grow(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Path(name): Path<String>,
+    Signed(form): Signed<Growth>,
+) -> Response {
+    let outcome = match text::parse_size(&form.size) {
+        Ok(size) => app.command(&Command::GrowVolume { name: name.clone(), size }).await,
+        Err(message) => Err(ApiError::new(ErrorKind::Invalid, format!("{message}."))),
+    };
+    let page = format!("/volumes/{}", segment(&name));
+    let done = format!("Volume {name} grows. When it has its new size, rescan the storage on your hosts.");
+    back(&app, &viewer, &page, outcome, done)
 }
 
 /// Asks before a hand-over.

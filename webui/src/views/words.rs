@@ -16,6 +16,11 @@ pub(crate) struct State {
     pub(crate) meaning: &'static str,
 }
 
+/// A LUN's.
+pub(crate) fn access(read_only: bool) -> &'static str {
+    if read_only { "read-only" } else { "writable" }
+}
+
 /// A volume's.
 pub(crate) fn volume(state: VolumeState) -> State {
     match state {

@@ -17,6 +17,7 @@ use base::{ByteCount, Epoch};
 use control::api::*;
 use control::service::{ServiceState, ServiceStatus};
 use control::settings::{Ports, Role, Settings};
+use control::targets::{BlockFormat, Presentation};
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -92,12 +93,20 @@ pub fn volume(name: &str, size: ByteCount) -> VolumeStatus {
         in_sync: vec!["a".into(), "b".into()],
         replicas: vec!["a".into(), "b".into()],
         state: VolumeState::Healthy,
+        growth: None,
+        not_grown: None,
         resync: None,
         verify: None,
         resynced_total: ByteCount(0),
         dirty: ByteCount(0),
         logged: ByteCount(0),
+        block_format: BlockFormat::default(),
+        thin: true,
     }
+}
+
+pub fn lun(lun: u16, volume: &str) -> LunStatus {
+    LunStatus { lun, volume: volume.into(), read_only: false, initiators: vec![] }
 }
 
 /// Two data nodes, a witness, one volume behind one target: all well.
@@ -133,7 +142,15 @@ pub fn healthy() -> World {
             volumes: vec![volume("demo", ByteCount::gib(200))],
             targets: vec![TargetStatus {
                 iqn: "iqn.2026-11.local.futago:demo".into(),
-                luns: vec![LunStatus { lun: 0, volume: "demo".into() }],
+                luns: vec![lun(0, "demo")],
+                initiators: vec![],
+                chap: None,
+            }],
+            sessions: vec![SessionStatus {
+                initiator: "iqn.1998-01.com.vmware:esx-1".into(),
+                address: "127.0.0.1:40312".parse().unwrap(),
+                target: "iqn.2026-11.local.futago:demo".into(),
+                node: "a".into(),
             }],
             services: vec![],
             problems: vec![],
@@ -228,6 +245,11 @@ async fn command(State(w): State<Arc<Mutex<World>>>, Json(command): Json<Command
     )
 }
 
+fn target<'a>(status: &'a mut Status, iqn: &str) -> Result<&'a mut TargetStatus, (&'static str, String)> {
+    let found = status.targets.iter_mut().find(|t| t.iqn == iqn);
+    found.ok_or_else(|| ("not_found", format!("There is no target {iqn}.")))
+}
+
 fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, String)> {
     let status = &mut world.status;
     let missing = |what: &str, name: &str| ("not_found", format!("There is no {what} {name}."));
@@ -238,12 +260,22 @@ fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, St
             return Err(("refused", "The pairing code is wrong.".into()));
         }
         Command::Pair { address, .. } => format!("The node at {address} joined the cluster."),
-        Command::CreateVolume { name, size } => {
+        Command::CreateVolume { name, size, presentation } => {
             if status.volumes.iter().any(|v| v.name == name) {
                 return Err(("exists", format!("There is a volume {name} already.")));
             }
-            status.volumes.push(volume(&name, size));
+            let Presentation { block_format, thin } = presentation;
+            status.volumes.push(VolumeStatus { block_format, thin, ..volume(&name, size) });
             format!("Volume {name} was created, {size}.")
+        }
+        Command::GrowVolume { name, size } => {
+            let volume = status.volumes.iter_mut().find(|v| v.name == name);
+            let volume = volume.ok_or_else(|| missing("volume", &name))?;
+            if size <= volume.size {
+                return Err(("invalid", format!("Volume {name} can't become smaller.")));
+            }
+            volume.size = size;
+            format!("Volume {name} was grown to {size}.")
         }
         Command::DeleteVolume { name } => {
             if status.targets.iter().flat_map(|t| &t.luns).any(|l| l.volume == name) {
@@ -254,7 +286,12 @@ fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, St
             format!("Volume {name} was deleted.")
         }
         Command::CreateTarget { iqn } => {
-            status.targets.push(TargetStatus { iqn: iqn.clone(), luns: vec![] });
+            status.targets.push(TargetStatus {
+                iqn: iqn.clone(),
+                luns: vec![],
+                initiators: vec![],
+                chap: None,
+            });
             format!("Target {iqn} was created.")
         }
         Command::DeleteTarget { iqn } => {
@@ -262,16 +299,45 @@ fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, St
             status.targets.remove(at.ok_or_else(|| missing("target", &iqn))?);
             format!("Target {iqn} was deleted.")
         }
-        Command::MapLun { iqn, lun, volume } => {
-            let target = status.targets.iter_mut().find(|t| t.iqn == iqn);
-            let target = target.ok_or_else(|| missing("target", &iqn))?;
-            target.luns.push(LunStatus { lun, volume: volume.clone() });
+        Command::MapLun { iqn, lun, volume, read_only, initiators } => {
+            let luns = &mut target(status, &iqn)?.luns;
+            luns.push(LunStatus { lun, volume: volume.clone(), read_only, initiators });
             format!("Volume {volume} is LUN {lun} of {iqn}.")
         }
+        Command::ChangeLun { iqn, lun, read_only, initiators } => {
+            let found = target(status, &iqn)?.luns.iter_mut().find(|l| l.lun == lun);
+            let found = found.ok_or_else(|| missing("LUN", &lun.to_string()))?;
+            found.read_only = read_only.unwrap_or(found.read_only);
+            found.initiators = initiators.unwrap_or_else(|| found.initiators.clone());
+            format!("LUN {lun} of {iqn} was changed.")
+        }
         Command::UnmapLun { iqn, lun } => {
-            let target = status.targets.iter_mut().find(|t| t.iqn == iqn);
-            target.ok_or_else(|| missing("target", &iqn))?.luns.retain(|l| l.lun != lun);
+            target(status, &iqn)?.luns.retain(|l| l.lun != lun);
             format!("LUN {lun} of {iqn} was taken away.")
+        }
+        Command::AllowInitiator { iqn, pattern } => {
+            target(status, &iqn)?.initiators.push(RuleStatus { pattern: pattern.clone(), chap: None });
+            format!("{pattern} may log in to {iqn}.")
+        }
+        Command::DenyInitiator { iqn, pattern, open } => {
+            let rules = &mut target(status, &iqn)?.initiators;
+            if rules.len() == 1 && !open {
+                return Err(("refused", format!("{pattern} is the last rule.")));
+            }
+            rules.retain(|rule| rule.pattern != pattern);
+            format!("{iqn} has no rule for {pattern} any more.")
+        }
+        Command::SetChap { iqn, pattern, chap } => {
+            let found = target(status, &iqn)?;
+            let chap = chap.as_ref().map(ChapStatus::from);
+            match pattern {
+                None => found.chap = chap,
+                Some(pattern) => {
+                    let rule = found.initiators.iter_mut().find(|rule| rule.pattern == pattern);
+                    rule.ok_or_else(|| missing("rule", pattern.as_str()))?.chap = chap;
+                }
+            }
+            format!("CHAP of {iqn} was changed.")
         }
         Command::HandOver { volume: name, to } => {
             let volume = status.volumes.iter_mut().find(|v| v.name == name);

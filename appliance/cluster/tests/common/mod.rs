@@ -2,6 +2,7 @@
 
 use base::*;
 use control::link::Member;
+use control::targets::Presentation;
 use futago_cluster::*;
 use std::collections::BTreeSet;
 
@@ -37,12 +38,23 @@ pub(crate) fn demo() -> ClusterState {
         },
         Command::AddMember(member(B, "b", true)),
         Command::AddMember(member(W, "witness", false)),
-        Command::CreateVolume { id: V, name: "demo".into(), size: ByteCount::mib(64), write_back: false },
+        Command::CreateVolume {
+            id: V,
+            name: "demo".into(),
+            size: ByteCount::mib(64),
+            write_back: false,
+            presentation: Presentation::default(),
+        },
     ] {
         assert!(matches!(state.apply(&command), Outcome::Applied { .. }), "{command:?}");
         state.validate().unwrap();
     }
     state
+}
+
+/// Writable, for everyone.
+pub(crate) fn map_lun(iqn: &str, lun: u16, volume: &str) -> Command {
+    Command::MapLun { iqn: iqn.into(), lun, volume: volume.into(), read_only: false, initiators: Vec::new() }
 }
 
 pub(crate) fn proposal(

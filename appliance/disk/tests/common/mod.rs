@@ -44,6 +44,12 @@ pub(crate) fn patch(path: &Path, offset: u64, bytes: &[u8]) {
     file.write_all_at(bytes, offset).unwrap();
 }
 
+/// Offsets of the 512-byte sectors that differ, in the order in which the records are written.
+pub(crate) fn changed_sectors(before: &[u8], after: &[u8]) -> Vec<usize> {
+    let sectors = (0..before.len()).step_by(512);
+    sectors.filter(|at| before[*at..at + 512] != after[*at..at + 512]).collect()
+}
+
 /// A small random generator with a seed: tests that fail can be run again.
 pub(crate) struct Dice(pub(crate) u64);
 

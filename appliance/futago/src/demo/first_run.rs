@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use base::ByteCount;
 use control::api::{Answer, Command, Status};
+use control::targets::Presentation;
 use webui::upstream::Upstream;
 
 use super::layout::{self, DemoNode, IQN, NODES, VOLUME};
@@ -34,13 +35,21 @@ pub(super) async fn set_up(dir: &Path, size: ByteCount) -> anyhow::Result<String
     }
     if !status.volumes.iter().any(|volume| volume.name == VOLUME) {
         wait_space(&upstream, first, size).await?;
-        command(&upstream, &Command::CreateVolume { name: VOLUME.into(), size }).await?;
+        let presentation = Presentation::default();
+        command(&upstream, &Command::CreateVolume { name: VOLUME.into(), size, presentation }).await?;
     }
     if !status.targets.iter().any(|target| target.iqn == IQN) {
         command(&upstream, &Command::CreateTarget { iqn: IQN.into() }).await?;
     }
     if !status.targets.iter().any(|target| target.iqn == IQN && !target.luns.is_empty()) {
-        command(&upstream, &Command::MapLun { iqn: IQN.into(), lun: 0, volume: VOLUME.into() }).await?;
+        let map = Command::MapLun {
+            iqn: IQN.into(),
+            lun: 0,
+            volume: VOLUME.into(),
+            read_only: false,
+            initiators: Vec::new(),
+        };
+        command(&upstream, &map).await?;
     }
     password(dir).await
 }

@@ -173,7 +173,7 @@ impl<H: Host> Connection<H> {
         };
         let portal = self.portal.as_str();
         host.targets(&self.identity.initiator, &mut |name| {
-            if only.is_none_or(|only| only == name) {
+            if only.is_none_or(|only| only.to_lowercase() == name) {
                 text::push(out, "TargetName", name);
                 text::push(out, "TargetAddress", format_args!("{portal},{PORTAL_GROUP}"));
             }

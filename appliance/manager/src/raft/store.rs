@@ -4,6 +4,7 @@
 //! - Every write is one transaction, durable when the call returns (redb's default, `Durability::Immediate`).
 //! - Every record carries a CRC32C; one that does not match is an error that names the file, never a value (S12).
 //! - The file belongs to one node: it is refused under another identity (S20).
+//! - Only its owner may read it: it holds the secrets of initiators.
 
 use super::{Entry, LogId};
 use base::{NodeId, crc32c};
@@ -12,7 +13,9 @@ use openraft::{SnapshotMeta, Vote};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::error::Error;
+use std::fs::{OpenOptions, Permissions};
 use std::ops::RangeBounds;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
@@ -92,6 +95,15 @@ impl Store {
             |action: &str, source: Fault| StoreError { path: path.into(), action: action.into(), source };
         // The library asserts on some damaged files; that must name the file too.
         let opened = std::panic::catch_unwind(|| -> Result<Database, Fault> {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)?;
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            drop(file);
             let db = Database::create(path)?;
             let txn = db.begin_write()?;
             {
@@ -288,6 +300,17 @@ mod tests {
         let error = text(&Store::open(&path, NodeId(2)).unwrap_err());
         assert!(error.contains("raft.redb") && error.contains("0000000000000001"), "{error}");
         Store::open(&path, NodeId(1)).unwrap();
+    }
+
+    #[test]
+    fn only_its_owner_may_read_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.redb");
+        for _ in 0..2 {
+            drop(Store::open(&path, NodeId(1)).unwrap());
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        }
     }
 
     #[test]

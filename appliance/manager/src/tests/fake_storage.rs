@@ -1,8 +1,8 @@
 //! A stand-in for the storage process: speaks the link, judges leases as storage does, holds no data.
 
-use base::{Change, InstanceId, Monotonic, NodeId, Proposal, ProposalId, VolumeConfig};
+use base::{ByteCount, Change, InstanceId, Monotonic, NodeId, Proposal, ProposalId, VolumeConfig};
 use cluster::lease::{Guard, WaitForOldLease};
-use control::link::{CommittedState, Report, ToCluster, ToStorage, VolumeReport};
+use control::link::{CommittedState, NoRoom, Report, ToCluster, ToStorage, VolumeReport};
 use control::paths;
 use control::settings::Timing;
 use std::io::{BufRead, BufReader, Write};
@@ -22,6 +22,7 @@ struct Shared {
     state: Option<CommittedState>,
     guard: Guard,
     wait: Option<(NodeId, InstanceId, WaitForOldLease)>,
+    most_room: ByteCount,
     number: u64,
     refused: Vec<(u64, String)>,
     ended: bool,
@@ -42,6 +43,15 @@ impl Shared {
             && self.guard.valid_until(config.volume, now.boot).is_some()
     }
 
+    /// Makes room for what is wanted, up to its limit.
+    fn room(&self, size: ByteCount) -> Result<ByteCount, NoRoom> {
+        let wanted = self.state.as_ref().and_then(|state| state.volumes.first()?.wanted_size).unwrap_or(size);
+        if wanted <= self.most_room {
+            return Ok(wanted);
+        }
+        Err(NoRoom { size: wanted, reason: format!("has room for {} only", self.most_room) })
+    }
+
     fn report(&mut self, instance: InstanceId) -> Report {
         let serving = self.serves(instance);
         let volumes = self.config().map(|config| VolumeReport {
@@ -53,13 +63,15 @@ impl Shared {
             logged: base::ByteCount(0),
             resync: None,
             resynced_total: base::ByteCount(0),
+            room: self.room(config.size).unwrap_or(config.size),
+            no_room: self.room(config.size).err(),
         });
         Report {
             instance,
             free: base::ByteCount::gib(1),
             capacity: base::ByteCount::gib(2),
             volumes: volumes.into_iter().collect(),
-            initiators: Vec::new(),
+            sessions: Vec::new(),
             problems: Vec::new(),
         }
     }
@@ -80,6 +92,7 @@ impl FakeStorage {
             state: None,
             guard: Guard::new(instance, timing),
             wait: None,
+            most_room: ByteCount(u64::MAX),
             number: 0,
             refused: Vec::new(),
             ended: false,
@@ -102,6 +115,11 @@ impl FakeStorage {
             })
         };
         Self { instance, shared, stream, threads: vec![reading, reporting] }
+    }
+
+    /// Its disks are full beyond this size of the volume.
+    pub(super) fn limit_room(&self, most: ByteCount) {
+        self.shared.lock().unwrap().most_room = most;
     }
 
     /// Would answer an initiator now.
@@ -167,7 +185,8 @@ fn read(stream: UnixStream, shared: &Mutex<Shared>, instance: InstanceId, timing
             ToStorage::HandOver { to, instance: successor, .. } => {
                 propose(&mut writer, &mut shared, instance, Change::HandOver { to, instance: successor });
             }
-            ToStorage::Refused { number, reason, .. } => shared.refused.push((number, reason)),
+            ToStorage::Refused { number, reason, .. }
+            | ToStorage::ReservationRefused { number, reason, .. } => shared.refused.push((number, reason)),
             ToStorage::Stop => return,
         }
     }

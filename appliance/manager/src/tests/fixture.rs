@@ -207,15 +207,27 @@ pub(super) fn trio(net: u8) -> [TestNode; 3] {
     nodes
 }
 
+/// Volume `v`, as it is by default.
+pub(super) fn create_volume(mib: u64) -> Command {
+    let size = base::ByteCount::mib(mib);
+    Command::CreateVolume { name: "v".into(), size, presentation: control::targets::Presentation::default() }
+}
+
 /// A trio with storage, a volume `v` that is LUN 0, and its primary's place in the array.
 pub(super) fn serving_trio(net: u8) -> ([TestNode; 3], usize) {
     let mut nodes = trio(net);
     nodes[0].start_storage();
     nodes[1].start_storage();
     // Asked of a node that need not lead.
-    nodes[1].done(&Command::CreateVolume { name: "v".into(), size: base::ByteCount::mib(64) });
+    nodes[1].done(&create_volume(64));
     nodes[1].done(&Command::CreateTarget { iqn: IQN.into() });
-    nodes[1].done(&Command::MapLun { iqn: IQN.into(), lun: 0, volume: "v".into() });
+    nodes[1].done(&Command::MapLun {
+        iqn: IQN.into(),
+        lun: 0,
+        volume: "v".into(),
+        read_only: false,
+        initiators: Vec::new(),
+    });
     let primary =
         eventually("a storage process serves", || (0..2).find(|node| nodes[*node].storage().serves()));
     (nodes, primary)

@@ -1,6 +1,6 @@
 //! What a cluster does when it is used, and when nodes die.
 
-use super::fixture::{IQN, TestNode, eventually, serving_trio, trio};
+use super::fixture::{IQN, TestNode, create_volume, eventually, serving_trio, trio};
 use base::{Change, EpochReason};
 use control::api::{Command, VolumeState};
 use control::settings::Role;
@@ -39,7 +39,7 @@ fn three_nodes_pair_and_commit() {
     assert_eq!(nodes[1].fails(&Command::CreateCluster { portal }).0, "exists");
     assert_eq!(nodes[1].fails(&Command::OfferPairing).0, "exists");
     // No storage process, so no room for a volume.
-    let volume = Command::CreateVolume { name: "v".into(), size: base::ByteCount::mib(1) };
+    let volume = create_volume(1);
     let (kind, message) = nodes[0].fails(&volume);
     assert!(kind == "unavailable" && message.contains("is not reached"), "{message}");
     assert_eq!(nodes[2].fails(&Command::DeleteTarget { iqn: IQN.into() }).0, "not_found");
@@ -77,6 +77,58 @@ fn a_volume_is_served_handed_over_and_changed() {
     assert!(reason.1.contains("only the primary"), "{}", reason.1);
     let text = nodes[2].fails(&Command::DeleteVolume { name: "v".into() });
     assert_eq!(text.0, "in_use");
+}
+
+/// S22.
+#[test]
+fn a_volume_grows_when_every_copy_has_room_and_not_at_all_if_one_has_none() {
+    let (nodes, primary) = serving_trio(29);
+    let other = 1 - primary;
+    grow(&nodes, primary);
+    let before = nodes[primary].storage().config().unwrap();
+    let size = base::ByteCount::mib(128);
+    let larger = Command::GrowVolume { name: "v".into(), size };
+    let too_large = Command::GrowVolume { name: "v".into(), size: base::ByteCount::gib(8) };
+    eventually("the space of both nodes is known", || {
+        let (kind, text) = nodes[primary].fails(&too_large);
+        (kind == "unavailable" && text.contains("has 1 GiB (1073741824 B) free")).then_some(())
+    });
+    assert_eq!(nodes[2].status().volumes[0].not_grown, None, "nothing was wanted");
+
+    // A node turns out to have none, or no more.
+    nodes[other].storage().limit_room(base::ByteCount::mib(64));
+    let (kind, text) = nodes[2].fails(&larger);
+    let name = nodes[other].settings.name.clone();
+    assert_eq!(
+        (kind.as_str(), text),
+        ("unavailable", format!("volume v can't grow to 128 MiB: {name} has room for 64 MiB only"))
+    );
+    let status = eventually("given up everywhere", || {
+        let volume = nodes[2].status().volumes.remove(0);
+        volume.growth.is_none().then_some(volume)
+    });
+    assert_eq!(status.not_grown, Some(format!("{name} has room for 64 MiB only")));
+    assert_eq!(nodes[primary].storage().config(), Some(before), "the epoch is the old one too");
+    // The primary comes too late with it.
+    let number = nodes[primary].storage().propose(Change::Resize { size });
+    eventually("refused", || {
+        nodes[primary].storage().refused().iter().any(|(n, _)| *n == number).then_some(())
+    });
+
+    nodes[other].storage().limit_room(size);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| nodes[2].done(&larger));
+        eventually("both have room", || {
+            let growth = nodes[2].status().volumes[0].growth.clone()?;
+            assert_eq!(growth.size, size);
+            (growth.ready == ["a", "b"] && growth.waiting_for.is_empty()).then_some(())
+        });
+        nodes[primary].storage().propose(Change::Resize { size });
+        asked.join().unwrap();
+    });
+    let volume = nodes[2].status().volumes.remove(0);
+    assert_eq!((volume.size, volume.growth, volume.not_grown), (size, None, None));
+    assert_eq!(epoch_reason(&nodes[primary]), Some(EpochReason::Resized));
 }
 
 #[test]

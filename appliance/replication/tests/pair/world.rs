@@ -60,6 +60,8 @@ pub struct Node {
     pub instance: InstanceId,
     pub pending: Vec<(DiskToken, DiskOp<Bytes>)>,
     pub knows: Epoch,
+    /// The wanted size that it was told.
+    pub wants: Option<ByteCount>,
     pub replies: BTreeMap<u64, Result<Answer<Bytes>, RequestError>>,
     pub compares: Vec<(RequestId, Bytes)>,
     pub problems: Vec<Problem>,
@@ -79,6 +81,8 @@ pub struct World {
     pub now: Monotonic,
     pub nodes: Vec<Node>,
     pub config: VolumeConfig,
+    /// Committed beside it (S22).
+    pub wanted: Option<ByteCount>,
     /// Sent, perhaps more than once, perhaps never to arrive.
     pub proposals: Vec<Proposal>,
     pub sessions: BTreeMap<u64, [usize; 2]>,
@@ -102,6 +106,10 @@ pub fn identity(n: usize) -> Identity {
 
 impl World {
     pub fn new() -> Self {
+        Self::of(ByteCount(SIZE))
+    }
+
+    pub fn of(size: ByteCount) -> Self {
         let both = BTreeSet::from([NodeId(1), NodeId(2)]);
         let config = VolumeConfig {
             volume: VolumeId(8),
@@ -111,7 +119,7 @@ impl World {
             reason: EpochReason::Created,
             in_sync: both.clone(),
             replicas: both,
-            size: ByteCount(SIZE),
+            size,
             write_back: false,
         };
         let layout = Layout::for_size(config.size).unwrap();
@@ -125,10 +133,11 @@ impl World {
                 id: NodeId(n as u64 + 1),
                 replica: None,
                 meta,
-                data: vec![0; usize::try_from(SIZE).unwrap()],
+                data: vec![0; usize::try_from(size.0).unwrap()],
                 instance: InstanceId(0),
                 pending: vec![],
                 knows: Epoch(0),
+                wants: None,
                 replies: BTreeMap::new(),
                 compares: vec![],
                 problems: vec![],
@@ -143,6 +152,7 @@ impl World {
             now: Monotonic(1_000_000_000),
             nodes: vec![node(0), node(1)],
             config,
+            wanted: None,
             proposals: vec![],
             sessions: BTreeMap::new(),
             wires: [VecDeque::new(), VecDeque::new()],
@@ -171,6 +181,7 @@ impl World {
         }
         node.instance = instance;
         node.knows = Epoch(0);
+        node.wants = None;
         node.stopped = false;
         node.replica = Some(recovery.finish(Options { instance, timing: timing() }).unwrap());
         self.break_rule(n);
@@ -185,7 +196,9 @@ impl World {
     }
 
     #[cfg(not(feature = "sabotage"))]
-    pub fn break_rule(&mut self, _: usize) {}
+    pub fn break_rule(&mut self, _: usize) {
+        assert_eq!(self.sabotage, Sabotage::None, "needs the feature `sabotage`");
+    }
 
     /// Power cut: `land` says for each pending disk operation whether it reached the disk.
     pub fn crash(&mut self, n: usize, mut land: impl FnMut() -> bool) {
@@ -322,10 +335,54 @@ impl World {
     }
 
     pub fn tell_config(&mut self, n: usize) {
-        let config = self.config.clone();
-        if self.nodes[n].knows < config.epoch {
+        let (config, wanted) = (self.config.clone(), self.wanted);
+        if self.nodes[n].knows < config.epoch || self.nodes[n].wants != wanted {
             self.nodes[n].knows = config.epoch;
-            self.event(n, |r, now| r.handle_config(now, &config));
+            self.nodes[n].wants = wanted;
+            self.event(n, |r, now| {
+                r.handle_config(now, &config);
+                r.handle_wanted(now, wanted);
+            });
+        }
+    }
+
+    /// The size that node `n` knows of, committed or wanted, if it has no room for it yet.
+    pub fn lacks_room(&self, n: usize) -> Option<ByteCount> {
+        let node = &self.nodes[n];
+        let room = node.replica.as_ref()?.room();
+        let size = if node.knows == self.config.epoch { self.config.size } else { room };
+        let size = node.wants.map_or(size, |wanted| wanted.max(size));
+        (size > room).then_some(size)
+    }
+
+    /// The driver's part of S22, up to step `steps`: data area, metadata area, half of its records, all, told.
+    pub fn make_room(&mut self, n: usize, size: ByteCount, steps: usize) {
+        let room = self.nodes[n].replica.as_ref().unwrap().room_layout().unwrap();
+        let grown = room.at_size(size).unwrap();
+        let node = &mut self.nodes[n];
+        let longer = |area: &mut Vec<u8>, len: u64| {
+            let len = usize::try_from(len).unwrap().next_multiple_of(4 << 20);
+            area.resize(area.len().max(len), 0);
+        };
+        longer(&mut node.data, size.0);
+        if steps > 0 {
+            longer(&mut node.meta, grown.meta_len.0);
+        }
+        let records: Vec<_> = format_growth(identity(n), room, size).unwrap().collect();
+        let written = if steps > 2 { records.len() } else { records.len() / 2 };
+        for (offset, bytes) in records.iter().take(if steps > 1 { written } else { 0 }) {
+            let at = usize::try_from(*offset).unwrap();
+            node.meta[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        if steps > 3 {
+            let config = self.config.clone();
+            let told = self.nodes[n].knows == config.epoch;
+            self.event(n, |r, now| {
+                r.handle_room(now, size);
+                if told {
+                    r.handle_config(now, &config);
+                }
+            });
         }
     }
 
@@ -356,7 +413,24 @@ impl World {
                     next.in_sync.insert(add);
                     next.reason = EpochReason::Grown;
                 }
-                Change::Resize { size } => next.size = size,
+                Change::Resize { size } => {
+                    if self.wanted != Some(size) {
+                        next.epoch = proposal.expected;
+                        let n = usize::try_from(proposer.0 - 1).unwrap();
+                        let number = proposal.id.number;
+                        if self.nodes[n].instance == proposal.id.instance {
+                            self.event(n, |r, now| r.handle_refused(now, number));
+                        }
+                        return;
+                    }
+                    next.size = size;
+                    next.reason = EpochReason::Resized;
+                    self.wanted = None;
+                    let in_sync = &self.config.in_sync;
+                    for node in self.nodes.iter().filter(|node| in_sync.contains(&node.id)) {
+                        assert!(node.data.len() as u64 >= size.0, "S22: {:?} has no room", node.id);
+                    }
+                }
             }
         }
     }
@@ -404,8 +478,13 @@ impl World {
                     self.deliver(n);
                     idle = false;
                 }
-                if self.nodes[n].knows < self.config.epoch && self.nodes[n].replica.is_some() {
+                let stale = self.nodes[n].knows < self.config.epoch || self.nodes[n].wants != self.wanted;
+                if stale && self.nodes[n].replica.is_some() {
                     self.tell_config(n);
+                    idle = false;
+                }
+                if let Some(size) = self.lacks_room(n) {
+                    self.make_room(n, size, 4);
                     idle = false;
                 }
                 self.commands(n);
@@ -458,12 +537,17 @@ impl World {
     }
 
     pub fn equal(&self) -> bool {
-        self.nodes[0].data == self.nodes[1].data
+        let size = usize::try_from(self.config.size.0).unwrap();
+        self.nodes[0].data.get(..size) == self.nodes[1].data.get(..size) && self.nodes[0].data.len() >= size
     }
 
     /// Node 0 serves, both in sync.
     pub fn healthy() -> Self {
-        let mut world = Self::new();
+        Self::new().into_healthy()
+    }
+
+    pub fn into_healthy(self) -> Self {
+        let mut world = self;
         world.settle();
         world.promote(0);
         world.run(3000);

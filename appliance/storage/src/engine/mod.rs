@@ -15,6 +15,7 @@ mod moving;
 mod opening;
 mod report;
 mod requests;
+mod reservations;
 mod ring;
 mod serving;
 mod state;
@@ -32,8 +33,9 @@ use replication::Options;
 use tokio::sync::mpsc;
 
 use self::moving::{Move, Moves};
-use self::opening::{Opened, Opener};
+use self::opening::{Grown, Opened, Opener};
 use self::requests::Requests;
+use self::reservations::ReservationRequests;
 use self::ring::Operations;
 use self::serving::Portal;
 use self::volume::Volume;
@@ -53,6 +55,8 @@ pub(crate) enum Input {
     Initiator(InitiatorEvent),
     /// A volume was opened or formatted in the background, or could not be.
     Opened(Box<Opened>),
+    /// A copy got more room in the background, or could not (S22).
+    Grown(Box<Grown>),
     /// End cleanly.
     Stop,
 }
@@ -69,6 +73,7 @@ pub(crate) struct Engine {
     link: mpsc::UnboundedSender<ToCluster>,
     opener: Opener,
     requests: Requests,
+    reservations: ReservationRequests,
     portal: Portal,
     moves: Moves,
     state: Option<CommittedState>,
@@ -101,6 +106,7 @@ impl Engine {
         Ok(Self {
             instance,
             requests: Requests::new(buffers.clone()),
+            reservations: ReservationRequests::default(),
             operations: Operations::new(ring, buffers),
             inbox,
             peers,
@@ -155,7 +161,10 @@ impl Engine {
         self.judge_leases();
         self.run_moves();
         self.run_timers();
+        self.repeat_reservations();
         self.look_after_volumes();
+        self.make_room();
+        self.show_sizes();
         self.update_portal();
         self.execute_all();
         self.report_if_due();
@@ -170,6 +179,7 @@ impl Engine {
             Input::Peer(event) => self.handle_peer(event),
             Input::Initiator(event) => self.handle_initiator(event),
             Input::Opened(opened) => self.handle_opened(*opened),
+            Input::Grown(grown) => self.handle_grown(*grown),
             Input::Stop => self.handle_stop(),
         }
     }

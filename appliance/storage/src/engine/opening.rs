@@ -7,8 +7,10 @@
 //!   lack: in the volume's first epoch, or while it is not in sync (then S7 compares epochs, and it is used only once it
 //!   has been a target: the state known here may be older than one in which its predecessor was in sync). A copy that
 //!   the committed state calls in sync but that is not there any more is made anew as one that lacks everything.
+//! - Room for a larger size is told to a replica when all of it is durable (S22); its areas are exchanged before that.
 //! - Space is freed only for volumes that the committed state names as deleted.
 
+mod growing;
 mod worker;
 
 use std::cell::{Cell, RefCell};
@@ -24,7 +26,7 @@ use disk::Space;
 use replication::Recovery;
 use tokio::sync::mpsc;
 
-use self::worker::{Job, News};
+use self::worker::{Growth, Job, News};
 use super::volume::Volume;
 use super::{Engine, Input, clock};
 use crate::inbox::Inbox;
@@ -33,6 +35,14 @@ use crate::inbox::Inbox;
 pub(crate) struct Opened {
     volume: LinkVolume,
     result: Result<Parts, String>,
+}
+
+/// A copy got more room, or could not.
+pub(crate) struct Grown {
+    volume: VolumeId,
+    size: ByteCount,
+    /// Its areas: metadata, data. `Err`: follows the node's name.
+    result: Result<(Space, Space), String>,
 }
 
 /// What a replica is made from.
@@ -100,6 +110,7 @@ impl Shown {
                 }
                 inbox.push(Input::Opened(opened));
             }
+            News::Grown(grown) => inbox.push(Input::Grown(grown)),
         }
     }
 }
@@ -116,8 +127,13 @@ impl Opener {
     pub(super) fn open(&mut self, volume: &LinkVolume) {
         let now = clock::now();
         if due(&mut self.tried, volume.config.volume, now) {
-            self.send(Job::Open(volume.clone()));
+            self.send(Job::Open(Box::new(volume.clone())));
         }
+    }
+
+    /// Makes more room for a copy (S22); ends in [`Input::Grown`].
+    fn grow(&self, growth: Growth) {
+        self.send(Job::Grow(growth));
     }
 
     /// Frees the space of a deleted volume, if there is any.
@@ -167,7 +183,9 @@ impl Engine {
             Ok(replica) => {
                 let (name, config) = (newest.name.clone(), newest.config.clone());
                 let mut volume = Volume::new(name, config, replica, meta, data);
+                volume.wanted_size = newest.wanted_size;
                 volume.replica.handle_config(clock::now(), &newest.config);
+                volume.replica.handle_wanted(clock::now(), newest.wanted_size);
                 tracing::info!(volume = volume.name, epoch = newest.config.epoch.0, "volume is open");
                 self.volumes.insert(id, volume);
             }

@@ -31,12 +31,13 @@ impl Engine {
         let mut problems = self.opener.problems();
         problems.extend(self.portal.problem());
         problems.extend(self.volumes.values().flat_map(Volume::problems));
+        problems.extend(self.volumes.values().filter_map(Volume::lacks_room));
         Report {
             instance: self.instance,
             free,
             capacity,
             volumes: self.volumes.values().map(volume_report).collect(),
-            initiators: self.portal.initiators(),
+            sessions: self.portal.sessions(),
             problems,
         }
     }
@@ -60,5 +61,7 @@ fn volume_report(volume: &Volume) -> VolumeReport {
         }),
         resynced_total: status.resynced_total,
         logged: ByteCount(logged),
+        room: status.room,
+        no_room: volume.no_room.clone(),
     }
 }

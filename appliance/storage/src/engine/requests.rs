@@ -79,6 +79,7 @@ impl Engine {
             return self.portal.complete(id, Reply::NotServed);
         };
         let (op, update) = match op {
+            BackendOp::Reserve(next) => return self.start_reservation(id, volume, *next),
             BackendOp::Read { lba, blocks } => (Op::Read(BlockRange { lba, blocks }), None),
             BackendOp::Write { lba, data, fua } => (Op::Write { lba, data: Data(data), fua }, None),
             BackendOp::Zero { lba, blocks, unmap } => {
@@ -102,12 +103,7 @@ impl Engine {
     ) {
         let id = RequestId(id.0);
         let Some(open) = self.requests.open.remove(&id) else { return };
-        // S5: once more before the answer, clocks included: the machine may have stood still since the request came.
-        let now = clock::clocks();
-        let may_answer = self.guard.as_mut().is_some_and(|guard| {
-            guard.handle_clocks(now);
-            guard.valid_until(volume, now.boot).is_some()
-        });
+        let may_answer = self.may_answer(volume);
         let reply = match result {
             _ if !may_answer => Reply::NotServed,
             Ok(Answer::Done) => Reply::Done,
@@ -121,8 +117,18 @@ impl Engine {
         self.portal.complete(id, reply);
     }
 
+    /// S5: judged once more before the answer, clocks included: the machine may have stood still since the request came.
+    pub(super) fn may_answer(&mut self, volume: VolumeId) -> bool {
+        let now = clock::clocks();
+        self.guard.as_mut().is_some_and(|guard| {
+            guard.handle_clocks(now);
+            guard.valid_until(volume, now.boot).is_some()
+        })
+    }
+
     /// Answers everything that a volume, which is going away, still owes.
     pub(super) fn abandon_requests(&mut self, volume: VolumeId) {
+        self.drop_reservation(volume);
         let owed: Vec<RequestId> =
             self.requests.open.iter().filter(|(_, open)| open.volume == volume).map(|(id, _)| *id).collect();
         for id in owed {

@@ -9,15 +9,18 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use base::VolumeId;
-use control::link::CommittedState;
+use base::{ByteCount, VolumeId};
+use control::link::{CommittedState, SessionReport};
 use control::settings::Settings;
+use control::targets::{BlockFormat, Mapping, Target};
 use netconf::FloatingAddress;
 use scsi::UnitConfig;
 
 use super::{Engine, InitiatorEvent, Input};
 use crate::inbox::Inbox;
-use crate::target::{BackendRequest, BlockBackend, Limits, Reply, RequestId, Service, TargetConfig};
+use crate::target::{
+    BackendRequest, BlockBackend, Limits, Lun, Reply, RequestId, Service, SessionInfo, TargetConfig,
+};
 
 /// The target's way to the engine.
 struct ToEngine(Inbox<Input>);
@@ -63,37 +66,32 @@ impl Portal {
         self.service.complete(id, reply);
     }
 
-    /// Takes portal, targets and units over from the committed state.
-    pub(super) fn set_targets(&mut self, state: &CommittedState) {
+    /// Takes portal, targets, units and their reservations over from the committed state; a volume that is open here has
+    /// the size that its replica serves (S22).
+    pub(super) fn set_targets(
+        &mut self,
+        state: &CommittedState,
+        size: impl Fn(VolumeId) -> Option<ByteCount>,
+    ) {
         if self.address != state.portal {
             self.close();
             self.address = state.portal;
             self.forget_former_life();
         }
-        let unit = |id: &VolumeId| {
-            let config = &state.volumes.iter().find(|volume| volume.config.volume == *id)?.config;
-            let mut unit = UnitConfig::new(state.cluster, *id, config.size.blocks());
-            unit.write_back = config.write_back;
-            Some(unit)
-        };
-        let targets: Vec<TargetConfig> = state
-            .targets
-            .iter()
-            .map(|target| TargetConfig {
-                iqn: target.iqn.clone(),
-                luns: target.luns.iter().filter_map(|(lun, id)| Some((*lun, unit(id)?))).collect(),
-                credentials: None,
-            })
-            .collect();
+        let targets: Vec<TargetConfig> =
+            state.targets.iter().map(|target| shown(state, target, &size)).collect();
         if targets != self.targets {
             self.service.set_targets(&targets);
             self.targets = targets;
             self.show_served();
         }
+        for volume in &state.volumes {
+            self.service.set_reservations(volume.config.volume, &volume.reservations.state);
+        }
     }
 
     fn show_served(&self) {
-        for volume in self.targets.iter().flat_map(|target| target.luns.values()).map(|unit| unit.volume) {
+        for volume in self.targets.iter().flat_map(|target| target.luns.values()).map(|lun| lun.unit.volume) {
             self.service.set_served(volume, self.served.contains(&volume));
         }
     }
@@ -171,14 +169,45 @@ impl Portal {
     }
 
     /// Who is logged in.
-    pub(super) fn initiators(&self) -> Vec<String> {
-        self.service.sessions().into_iter().map(|session| session.initiator).collect()
+    pub(super) fn sessions(&self) -> Vec<SessionReport> {
+        let report = |session: SessionInfo| SessionReport {
+            initiator: session.initiator,
+            address: session.address,
+            target: session.target,
+        };
+        self.service.sessions().into_iter().map(report).collect()
+    }
+}
+
+/// A target as initiators are to see it: without the LUNs of volumes that have no copy here.
+fn shown(
+    state: &CommittedState,
+    target: &Target,
+    size: &impl Fn(VolumeId) -> Option<ByteCount>,
+) -> TargetConfig {
+    let lun = |mapping: &Mapping| {
+        let volume = state.volumes.iter().find(|volume| volume.config.volume == mapping.volume)?;
+        let size = size(mapping.volume).unwrap_or(volume.config.size);
+        let unit = UnitConfig {
+            physical_4k: volume.presentation.block_format == BlockFormat::Emulated,
+            thin: volume.presentation.thin,
+            write_back: volume.config.write_back,
+            read_only: mapping.read_only,
+            ..UnitConfig::new(state.cluster, mapping.volume, size.blocks())
+        };
+        Some(Lun { unit, initiators: mapping.initiators.clone() })
+    };
+    TargetConfig {
+        iqn: target.iqn.clone(),
+        luns: target.luns.iter().filter_map(|(number, mapping)| Some((*number, lun(mapping)?))).collect(),
+        access: target.access.clone(),
     }
 }
 
 impl Engine {
     /// A replica began or ceased to serve.
     pub(super) fn set_serving(&mut self, id: VolumeId, serving: bool) {
+        self.show_sizes();
         let Some(volume) = self.volumes.get_mut(&id) else { return };
         volume.serving = serving;
         tracing::info!(volume = volume.name, epoch = volume.config.epoch.0, serving, "serving changed");
@@ -186,6 +215,7 @@ impl Engine {
             self.portal.served.insert(id);
         } else {
             self.portal.served.remove(&id);
+            self.drop_reservation(id);
         }
         self.portal.update();
     }

@@ -11,7 +11,10 @@ use crate::link::LinkEvent;
 impl Engine {
     pub(super) fn handle_link(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Up => self.last_report = None,
+            LinkEvent::Up => {
+                self.last_report = None;
+                self.repeat_reservations_now();
+            }
             LinkEvent::Down => {}
             LinkEvent::Message(message) => self.handle_message(*message),
         }
@@ -36,6 +39,9 @@ impl Engine {
                 if let Some(volume) = self.volumes.get_mut(&volume) {
                     volume.replica.handle_refused(now, number);
                 }
+            }
+            ToStorage::ReservationRefused { volume, number, reason } => {
+                self.handle_reservation_refused(volume, number, &reason);
             }
             ToStorage::Stop => self.handle_stop(),
         }
@@ -66,7 +72,9 @@ impl Engine {
                     if open.config.in_sync == open.config.replicas {
                         open.forget_passing_problems();
                     }
+                    open.wanted_size = volume.wanted_size;
                     open.replica.handle_config(clock::now(), &volume.config);
+                    open.replica.handle_wanted(clock::now(), volume.wanted_size);
                 }
                 None => self.opener.open(volume),
             }
@@ -78,7 +86,8 @@ impl Engine {
                 None => self.opener.free(*id),
             }
         }
-        self.portal.set_targets(&state);
+        self.portal.set_targets(&state, |id| Some(self.volumes.get(&id)?.replica.size()));
+        self.settle_reservations(&state);
         self.state = Some(state);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use base::{Monotonic, SessionId, VolumeConfig, VolumeId};
+use base::{ByteCount, Monotonic, SessionId, VolumeConfig, VolumeId};
+use control::link::NoRoom;
 use disk::Space;
 use replication::{Problem, Replica};
 
@@ -26,6 +27,16 @@ pub(crate) struct Volume {
     pub(super) serving: bool,
     /// Until when the replica was told that it may serve (S5).
     pub(super) lease_until: Option<Monotonic>,
+    /// A larger size that the administrator wants (S22).
+    pub(super) wanted_size: Option<ByteCount>,
+    /// The size that the disk thread makes room for.
+    pub(super) making_room: Option<ByteCount>,
+    /// When it was last asked to.
+    pub(super) tried_at: Option<Monotonic>,
+    /// It could not.
+    pub(super) no_room: Option<NoRoom>,
+    /// The size that initiators were shown last.
+    pub(super) shown_size: ByteCount,
     /// Nothing is in flight any more (after a stop).
     pub(super) stopped: bool,
     problems: VecDeque<Problem>,
@@ -49,6 +60,11 @@ impl Volume {
             sessions: BTreeMap::new(),
             serving: false,
             lease_until: None,
+            wanted_size: None,
+            making_room: None,
+            tried_at: None,
+            no_room: None,
+            shown_size: ByteCount(0),
             stopped: false,
             problems: VecDeque::new(),
         }

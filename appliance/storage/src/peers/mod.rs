@@ -5,6 +5,8 @@
 //! - Events of one session come in order: opened, frames, closed; after [`SessionHandle::close`] none.
 //! - A frame is passed on only whole and with good checksums of header and body; the payload's checksum (S17) is
 //!   the replica's to judge.
+//! - Until its first frame has come, an accepted connection costs at most one of [`HANDSHAKES`] places, which it loses to
+//!   newcomers ([`transport::door`]), and the endpoint's time-out twice.
 
 mod receive;
 mod send;
@@ -20,10 +22,14 @@ use disk::{Buffer, BufferPool};
 use replication::frame::Frame;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use transport::door::Door;
 use transport::{Endpoint, Pin, TlsStream};
 
 use crate::inbox::Inbox;
 pub(crate) use send::Outgoing;
+
+/// Connections whose first frame has not come yet.
+const HANDSHAKES: usize = 64;
 
 /// What happens on replication connections.
 pub(crate) enum PeerEvent {
@@ -94,13 +100,21 @@ impl Peers {
 
     /// Accepts connections for ever.
     pub(crate) async fn listen(self, listener: TcpListener) {
+        let door = Door::new(HANDSHAKES);
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => {
                     let peers = self.clone();
+                    let place = door.enter(address.ip());
                     tokio::task::spawn_local(async move {
-                        if let Err(error) = peers.accept(stream).await {
-                            tracing::info!(%address, "replication connection refused: {error:#}");
+                        match place.hold(peers.accept(stream)).await {
+                            Some(Ok(())) => {}
+                            Some(Err(error)) => {
+                                tracing::info!(%address, "replication connection refused: {error:#}");
+                            }
+                            None => {
+                                tracing::info!(%address, "replication connection gave way to a newer one")
+                            }
                         }
                     });
                 }
@@ -115,8 +129,9 @@ impl Peers {
 
     async fn accept(&self, stream: tokio::net::TcpStream) -> anyhow::Result<()> {
         let (mut stream, peer) = self.endpoint.accept(stream).await?;
-        let (header, frame, payload) =
-            receive::frame(&mut stream, &self.buffers).await.context("first frame")?;
+        let first =
+            tokio::time::timeout(self.endpoint.time_out(), receive::frame(&mut stream, &self.buffers));
+        let (header, frame, payload) = first.await.context("first frame")?.context("first frame")?;
         self.open(stream, header.volume, peer, header.session, false);
         (self.event)(PeerEvent::Frame { session: header.session, frame, payload });
         Ok(())

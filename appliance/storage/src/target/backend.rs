@@ -1,6 +1,6 @@
 //! What the target asks of whoever holds the blocks.
 
-use base::{LOGICAL_BLOCK_BYTES, Lba, VolumeId};
+use base::{LOGICAL_BLOCK_BYTES, Lba, Reservations, VolumeId};
 use disk::{Buffer, BufferPool};
 
 /// Longest request, bytes; longer commands are split.
@@ -62,6 +62,9 @@ pub enum BackendOp {
         /// What depends on what was read.
         update: Update,
     },
+    /// Have the cluster commit these reservations (S15): [`Reply::Done`] once they are, [`Reply::Contended`] if others
+    /// were.
+    Reserve(Box<Reservations>),
 }
 
 /// A write that depends on what stands there.
@@ -127,7 +130,7 @@ pub(super) fn first_difference(a: &[u8], b: &[u8]) -> Option<u64> {
 /// How a request ended.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// Written, zeroed or flushed.
+    /// Written, zeroed, flushed or committed.
     Done,
     /// Read.
     Data(Buffer),
@@ -141,6 +144,8 @@ pub enum Reply {
     Aborted,
     /// The volume is not served here (any more). The initiator gets no answer: its connection is closed (S5, S13).
     NotServed,
+    /// Another change of the reservations came first.
+    Contended,
     /// Anything else.
     Failed,
 }

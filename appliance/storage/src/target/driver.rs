@@ -3,8 +3,9 @@
 use super::backend::{Reply, RequestId};
 use super::link::Link;
 use super::running::{Ended, Running, Slab, Start};
-use super::{Inner, Settle, TargetConfig};
-use base::VolumeId;
+use super::{Inner, Lun, Settle, TargetConfig};
+use base::{Reservations, VolumeId};
+use control::targets::{Admission, Chap, is_shown_to};
 use disk::{Buffer, BufferMut};
 use iscsi::chap::{Credentials, Nonce};
 use iscsi::login::{Access, Gate, Identity};
@@ -24,44 +25,86 @@ pub(super) struct TargetEntry {
 impl TargetEntry {
     pub(super) fn new(config: &TargetConfig) -> Self {
         let mut server = scsi::Target::new(TargetPort { iqn: config.iqn.clone() });
-        for (&lun, unit) in &config.luns {
-            server.map(lun, unit.clone());
+        for (&number, lun) in &config.luns {
+            server.map(number, lun.unit.clone(), |port| lun.is_shown_to(port));
         }
         Self { name: config.iqn.clone(), server: RefCell::new(server), config: RefCell::new(config.clone()) }
     }
 
-    /// Applies a changed configuration.
+    /// Applies a changed configuration. A unit that stays keeps what initiators set on it.
     pub(super) fn update(&self, new: &TargetConfig) {
         let mut old = self.config.borrow_mut();
         let mut server = self.server.borrow_mut();
-        for &lun in old.luns.keys().filter(|lun| !new.luns.contains_key(lun)) {
-            server.unmap(lun);
+        for &number in old.luns.keys().filter(|number| !new.luns.contains_key(number)) {
+            server.unmap(number);
         }
-        for (&lun, unit) in &new.luns {
-            match old.luns.get(&lun) {
-                Some(known) if known == unit => {}
-                Some(known) if scsi::UnitConfig { blocks: unit.blocks, ..known.clone() } == *unit => {
-                    server.resize(lun, unit.blocks);
+        for (&number, lun) in &new.luns {
+            match old.luns.get(&number) {
+                Some(known) if known == lun => {}
+                Some(known) if known.is_same_unit(lun) => {
+                    // In this order: who sees the unit anew has nothing to hear of its past.
+                    server.reconfigure(number, lun.unit.clone());
+                    server.mask(number, |port| lun.is_shown_to(port));
                 }
-                _ => server.map(lun, unit.clone()),
+                _ => server.map(number, lun.unit.clone(), |port| lun.is_shown_to(port)),
             }
         }
         *old = new.clone();
     }
 
     pub(super) fn set_served(&self, volume: VolumeId, served: bool) {
-        for (&lun, _) in self.config.borrow().luns.iter().filter(|(_, unit)| unit.volume == volume) {
-            self.server.borrow_mut().set_served(lun, served);
+        let config = self.config.borrow();
+        for (&number, _) in config.luns.iter().filter(|(_, lun)| lun.unit.volume == volume) {
+            self.server.borrow_mut().set_served(number, served);
         }
     }
 
-    fn credentials(&self) -> Option<Credentials> {
-        self.config.borrow().credentials.clone()
+    pub(super) fn set_reservations(&self, volume: VolumeId, reservations: &Reservations) {
+        let config = self.config.borrow();
+        for (&number, _) in config.luns.iter().filter(|(_, lun)| lun.unit.volume == volume) {
+            self.server.borrow_mut().set_reservations(number, reservations);
+        }
+    }
+
+    /// What `initiator` is told at the door; `Err`: no rule covers it.
+    pub(super) fn may_log_in(&self, initiator: &str) -> Result<Option<Credentials>, ()> {
+        match self.config.borrow().access.admit(initiator) {
+            Admission::Refused => Err(()),
+            Admission::Open => Ok(None),
+            Admission::Chap(chap) => Ok(Some(credentials(chap))),
+        }
+    }
+
+    fn attach(&self, nexus: NexusId, port: InitiatorPort) {
+        let config = self.config.borrow();
+        let shown: Vec<u16> =
+            config.luns.iter().filter(|(_, lun)| lun.is_shown_to(&port)).map(|(&number, _)| number).collect();
+        self.server.borrow_mut().attach(nexus, port, |number| shown.contains(&number));
     }
 
     fn volume(&self, lun: [u8; 8]) -> Option<VolumeId> {
         let number = scsi::lun::decode(lun)?;
         self.server.borrow().unit(number).map(|unit| unit.config().volume)
+    }
+}
+
+impl Lun {
+    fn is_shown_to(&self, port: &InitiatorPort) -> bool {
+        is_shown_to(&self.initiators, &port.name)
+    }
+
+    fn is_same_unit(&self, other: &Self) -> bool {
+        let identity = |lun: &Self| (lun.unit.cluster, lun.unit.volume);
+        identity(self) == identity(other)
+    }
+}
+
+fn credentials(chap: &Chap) -> Credentials {
+    let mutual = chap.mutual.as_ref();
+    Credentials {
+        name: chap.user.clone(),
+        secret: chap.secret.as_bytes().to_vec(),
+        mutual: mutual.map(|own| (own.user.clone(), own.secret.as_bytes().to_vec())),
     }
 }
 
@@ -111,7 +154,10 @@ impl Driver {
 
     /// The other connections of this session's target.
     fn others(&self) -> Vec<Rc<Link>> {
-        let Some(target) = self.target() else { return Vec::new() };
+        self.target().map_or_else(Vec::new, |target| self.others_at(target))
+    }
+
+    fn others_at(&self, target: &TargetEntry) -> Vec<Rc<Link>> {
         let mut others = self.inner.links();
         others.retain(|link| link.id != self.link_id && link.is_at(target));
         others
@@ -174,22 +220,22 @@ impl Driver {
             Step::Backend(operation, continuation) => (operation, continuation),
         };
         command.begin(&operation, continuation, &self.inner.buffers);
-        let lun = command.lun;
+        let (lun, target) = (command.lun, Rc::clone(&command.target));
         let Some(token) = self.inner.running.borrow_mut().insert(command) else {
             return Some(Completion::from(Response::status(Status::Busy)));
         };
         if let Operation::AbortTasks(nexuses) = &operation {
-            self.abort_nexuses(nexuses, lun, token);
+            self.abort_nexuses(&target, nexuses, lun, token);
         }
         // Ended already: nothing of it was submitted.
         self.go_on(token).map(|finished| finished.completion)
     }
 
-    /// PREEMPT AND ABORT: tasks of these nexuses on the unit.
-    fn abort_nexuses(&mut self, nexuses: &[NexusId], lun: [u8; 8], token: u64) {
+    /// PREEMPT AND ABORT: tasks of these nexuses on the unit. This session may be gone since the command came.
+    fn abort_nexuses(&mut self, target: &TargetEntry, nexuses: &[NexusId], lun: [u8; 8], token: u64) {
         let wait = self.inner.next_number();
         let mut left = 0_usize;
-        for link in self.others() {
+        for link in self.others_at(target) {
             if link.nexus().is_some_and(|nexus| nexuses.contains(&nexus)) {
                 left = left.saturating_add(link.abort(Scope::Unit(lun), wait));
             }
@@ -214,11 +260,21 @@ fn with_command<T>(command: &Running, use_it: impl FnOnce(&scsi::Command<'_>) ->
 }
 
 impl Gate for Driver {
-    fn access(&mut self, _initiator: &str, target: Option<&str>) -> Access {
-        let Some(name) = target else { return Access::Open };
-        match self.inner.targets.borrow().get(name) {
+    fn access(&mut self, initiator: &str, target: Option<&str>) -> Access {
+        let targets = self.inner.targets.borrow();
+        // Discovery tells each initiator only what it may use.
+        let Some(name) = target else {
+            let known = targets.values().filter_map(|entry| entry.may_log_in(initiator).ok().flatten());
+            return Access::OpenOrChap(known.collect());
+        };
+        match targets.get(name).map(|entry| entry.may_log_in(initiator)) {
             None => Access::Unknown,
-            Some(entry) => entry.credentials().map_or(Access::Open, Access::Chap),
+            Some(Ok(None)) => Access::Open,
+            Some(Ok(Some(credentials))) => Access::Chap(credentials),
+            Some(Err(())) => {
+                tracing::warn!(initiator, target = name, "no rule lets it log in");
+                Access::Forbidden
+            }
         }
     }
 
@@ -240,6 +296,8 @@ impl Gate for Driver {
         let target = self.inner.targets.borrow().get(&identity.target).cloned();
         // Removed between the login's first request and its last.
         let target = target.ok_or(LoginStatus::OutOfResources)?;
+        // So may the rule have been that let it in.
+        target.may_log_in(&identity.initiator).map_err(|()| LoginStatus::AuthorizationFailure)?;
         let mut tsih = identity.tsih;
         let old =
             self.inner.links().into_iter().find(|link| link.id != self.link_id && link.is_session(identity));
@@ -258,7 +316,7 @@ impl Gate for Driver {
         }
         let nexus = NexusId(self.inner.next_number());
         let port = InitiatorPort { name: identity.initiator.clone(), isid: identity.isid };
-        target.server.borrow_mut().attach(nexus, port);
+        target.attach(nexus, port);
         tracing::info!(initiator = identity.initiator, target = target.name, "session begins");
         self.session = Some(Session { target, nexus });
         Ok(tsih)
@@ -303,12 +361,15 @@ impl Host for Driver {
         self.run(running, step)
     }
 
-    fn targets(&mut self, _initiator: &str, visit: &mut dyn FnMut(&str)) {
-        self.inner.targets.borrow().keys().for_each(|name| visit(name));
+    fn targets(&mut self, initiator: &str, visit: &mut dyn FnMut(&str)) {
+        let targets = self.inner.targets.borrow();
+        let usable = targets.values().filter(|entry| entry.may_log_in(initiator).is_ok());
+        usable.for_each(|entry| visit(&entry.name));
     }
 
     fn has_unit(&self, lun: [u8; 8]) -> bool {
-        self.target().is_some_and(|target| target.server.borrow().has_unit(lun))
+        let Some(session) = &self.session else { return false };
+        session.target.server.borrow().has_unit(session.nexus, lun)
     }
 
     fn abort_others(&mut self, function: TaskFunction, lun: [u8; 8], management: u32) -> usize {

@@ -94,6 +94,15 @@ impl Link {
         })
     }
 
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its socket is open.
+    pub(super) fn is_connected(&self) -> bool {
+        self.stream.borrow().is_some()
+    }
+
     pub(super) fn is_full_feature(&self) -> bool {
         self.core.borrow().machine.is_full_feature()
     }

@@ -22,10 +22,11 @@ pub use backend::{
 };
 
 use crate::clock;
-use base::VolumeId;
+use base::{Reservations, VolumeId};
+use control::names::Pattern;
+use control::targets::Access;
 use disk::BufferPool;
 use driver::TargetEntry;
-use iscsi::chap::Credentials;
 use link::{Event, Link};
 use running::Slab;
 use scsi::UnitConfig;
@@ -33,11 +34,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use transport::door::gives_way;
 
 /// How often connections look at the time.
 const TICK: Duration = Duration::from_millis(500);
@@ -55,9 +57,9 @@ pub struct Limits {
     pub connection: iscsi::Limits,
     /// Data buffers in use, bytes, beyond which each connection gets on with one command at a time.
     pub memory_bytes: u64,
-    /// Connections in all; more are closed at once.
+    /// Connections in all; once so many are logged in, more are closed at once.
     pub connections: usize,
-    /// Connections that have not finished their login; the oldest gives way to a new one.
+    /// Connections that have not finished their login; a new one makes another give way ([`transport::door`]).
     pub half_open: usize,
 }
 
@@ -78,9 +80,25 @@ pub struct TargetConfig {
     /// iSCSI name.
     pub iqn: String,
     /// LUN → what it shows.
-    pub luns: BTreeMap<u16, UnitConfig>,
-    /// What initiators must know to log in; `None`: nothing.
-    pub credentials: Option<Credentials>,
+    pub luns: BTreeMap<u16, Lun>,
+    /// Who may log in, and what they must know.
+    pub access: Access,
+}
+
+/// One LUN as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lun {
+    /// The unit behind it.
+    pub unit: UnitConfig,
+    /// Who sees it of those who may log in; empty: all of them.
+    pub initiators: Vec<Pattern>,
+}
+
+impl From<UnitConfig> for Lun {
+    /// Shown to all who may log in.
+    fn from(unit: UnitConfig) -> Self {
+        Self { unit, initiators: Vec::new() }
+    }
 }
 
 /// A session that is logged in.
@@ -151,7 +169,7 @@ impl Service {
     }
 
     /// Sets the targets: new ones appear, missing ones end their sessions, changed LUNs tell their initiators by unit
-    /// attentions.
+    /// attentions, and sessions of initiators that may not log in any more end.
     pub fn set_targets(&self, targets: &[TargetConfig]) {
         let mut entries = self.inner.targets.borrow_mut();
         let gone: Vec<String> = entries
@@ -170,16 +188,36 @@ impl Service {
         }
         drop(entries);
         for link in self.inner.links() {
-            if gone.contains(&link.target_name()) {
+            if gone.contains(&link.target_name()) || self.is_shut_out(&link) {
                 link.end();
             }
         }
+    }
+
+    /// Whether `link` is a session that could not be opened any more.
+    fn is_shut_out(&self, link: &Link) -> bool {
+        let Some(session) = link.info() else { return false };
+        let targets = self.inner.targets.borrow();
+        let Some(entry) = targets.get(&session.target) else { return false };
+        let shut_out = entry.may_log_in(&session.initiator).is_err();
+        if shut_out {
+            tracing::info!(initiator = session.initiator, target = session.target, "may not log in any more");
+        }
+        shut_out
     }
 
     /// Whether a volume is served here; if not, commands that need the medium answer "not ready, retry".
     pub fn set_served(&self, volume: VolumeId, served: bool) {
         for entry in self.inner.targets.borrow().values() {
             entry.set_served(volume, served);
+        }
+    }
+
+    /// The persistent reservations of a volume as the cluster has committed them (S15): after [`Service::set_targets`],
+    /// before the volume is served, and before the reply to a request that changed them.
+    pub fn set_reservations(&self, volume: VolumeId, reservations: &Reservations) {
+        for entry in self.inner.targets.borrow().values() {
+            entry.set_reservations(volume, reservations);
         }
     }
 
@@ -326,17 +364,19 @@ impl Inner {
         }
     }
 
-    /// Makes room for one more connection that has not logged in; false: there are too many in all.
-    fn make_room(&self) -> bool {
-        let links = self.links();
-        if links.len() >= self.limits.connections {
+    /// Makes room for a connection from `address`, which has not logged in yet; false: there are too many in all.
+    fn make_room(&self, address: IpAddr) -> bool {
+        let links: Vec<_> = self.links().into_iter().filter(|link| link.is_connected()).collect();
+        let half_open: Vec<_> = links.iter().filter(|link| !link.is_full_feature()).collect();
+        if links.len().saturating_sub(half_open.len()) >= self.limits.connections {
             return false;
         }
-        let mut half_open = links.iter().filter(|link| !link.is_full_feature());
-        if half_open.clone().count() >= self.limits.half_open
-            && let Some(oldest) = half_open.next()
-        {
-            oldest.end();
+        let full = half_open.len() >= self.limits.half_open || links.len() >= self.limits.connections;
+        if full {
+            let waiting = half_open.iter().map(|link| (Some(*link), link.address().ip()));
+            if let Some(Some(link)) = gives_way(waiting.chain([(None, address)])) {
+                link.end();
+            }
         }
         true
     }
@@ -370,7 +410,7 @@ async fn accept(inner: Weak<Inner>) {
 }
 
 fn admit(inner: &Rc<Inner>, stream: TcpStream, address: SocketAddr) {
-    if !inner.make_room() {
+    if !inner.make_room(address.ip()) {
         tracing::warn!(%address, "too many connections: closed");
         return;
     }

@@ -10,7 +10,7 @@ use super::backend::{
 };
 use super::driver::TargetEntry;
 use super::link::Link;
-use base::{LOGICAL_BLOCK_BYTES, Lba, VolumeId};
+use base::{LOGICAL_BLOCK_BYTES, Lba, Reservations, VolumeId};
 use disk::{Buffer, BufferMut, BufferPool};
 use iscsi::TaskId;
 use scsi::{Continuation, Extent, Fault, NexusId, Operation, Outcome};
@@ -55,6 +55,7 @@ enum Kind {
     Flush,
     CompareAndWrite,
     Or,
+    Reserve,
     /// Waits for tasks of other sessions to settle; counted in `out`.
     Settle,
 }
@@ -82,6 +83,8 @@ struct Work {
     assembly: Option<BufferMut>,
     /// What a fill is written with.
     pattern: Option<Buffer>,
+    /// What the cluster is to commit.
+    reservations: Option<Box<Reservations>>,
 }
 
 impl Work {
@@ -96,6 +99,7 @@ impl Work {
         not_served: false,
         assembly: None,
         pattern: None,
+        reservations: None,
     };
 }
 
@@ -155,6 +159,10 @@ impl Running {
                 // Every volume is allocated in full: the pool hands out whole extents.
                 self.work.outcome = Outcome::Provisioning { mapped: true, blocks: extent.blocks };
                 (Kind::Settle, Extent { lba: extent.lba, blocks: 0 })
+            }
+            Operation::Reserve(reservations) => {
+                self.work.reservations = Some(reservations.clone());
+                (Kind::Reserve, Extent { lba: Lba(0), blocks: 1 })
             }
             Operation::AbortTasks(_) => (Kind::Settle, Extent { lba: Lba(0), blocks: 0 }),
         };
@@ -245,6 +253,7 @@ impl Running {
                 BackendOp::Update { lba, blocks, update: Update::CompareAndWrite { expected, write } }
             }
             Kind::Or => BackendOp::Update { lba, blocks, update: Update::Or { data: data_out()? } },
+            Kind::Reserve => BackendOp::Reserve(self.work.reservations.clone()?),
             Kind::Settle => return None,
         })
     }
@@ -268,6 +277,7 @@ impl Running {
                 _ => Fault::Unwritable(lba),
             })),
             Reply::OutOfSpace => self.fail(Outcome::Failed(Fault::OutOfSpace)),
+            Reply::Contended => self.fail(Outcome::Failed(Fault::Contended)),
             Reply::Aborted | Reply::Failed => self.fail(Outcome::Failed(Fault::Internal)),
             Reply::NotServed => {
                 self.work.not_served = true;

@@ -38,9 +38,14 @@ impl Initiator {
 
     /// Logs in to the test target as the initiator port `isid`.
     pub async fn login(address: SocketAddr, isid: u8) -> Self {
+        Self::login_as(address, isid, "iqn.2026-11.x:i").await
+    }
+
+    /// Likewise, with a name.
+    pub async fn login_as(address: SocketAddr, isid: u8, name: &str) -> Self {
         let mut initiator = Self::connect(address).await;
         let text = format!(
-            "InitiatorName=iqn.2026-11.x:i\0TargetName={TARGET}\0InitialR2T=No\0ImmediateData=Yes\0\
+            "InitiatorName={name}\0TargetName={TARGET}\0InitialR2T=No\0ImmediateData=Yes\0\
              FirstBurstLength=65536\0MaxBurstLength=262144\0MaxRecvDataSegmentLength=65536\0MaxOutstandingR2T=4\0"
         );
         let response = initiator.log_in(isid, 0b0111, &text).await.unwrap().0;

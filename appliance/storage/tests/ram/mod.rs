@@ -83,7 +83,7 @@ impl RamBackend {
                 window(bytes, *lba, *blocks as usize * 512).fill(0);
                 Reply::Done
             }
-            BackendOp::Flush => Reply::Done,
+            BackendOp::Flush | BackendOp::Reserve(_) => Reply::Done,
             BackendOp::Update { lba, blocks, update } => {
                 let current = window(bytes, *lba, *blocks as usize * 512);
                 match update.decide(current, &self.buffers) {

@@ -7,21 +7,32 @@ use std::time::Duration;
 use base::{ByteCount, ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
 use control::link::Volume;
 use disk::{AreaKind, BufferPool, Disk, DiskError, ErrorKind, Identity as Owner, OpenOptions, Pool, Space};
-use replication::{Identity, Layout, Recovery};
+use replication::{Identity, Layout, Recovery, SUPERBLOCK_OFFSETS};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Opened, Parts};
+use super::{Grown, Opened, Parts};
 use crate::chain;
 
 pub(super) enum Job {
     Assemble { cluster: ClusterId, node: NodeId },
-    Open(Volume),
+    Open(Box<Volume>),
+    Grow(Growth),
     Free(VolumeId),
 }
 
 pub(super) enum News {
     Pool { free: ByteCount, capacity: ByteCount, problem: Option<String> },
     Opened(Box<Opened>),
+    Grown(Box<Grown>),
+}
+
+/// A copy that is to have more room (S22).
+pub(super) struct Growth {
+    pub(super) identity: Identity,
+    /// What it has room for.
+    pub(super) room: Layout,
+    /// What it is to have room for.
+    pub(super) size: ByteCount,
 }
 
 /// A process that has just been killed may hold its disks a moment longer.
@@ -70,7 +81,12 @@ impl Worker {
         match job {
             Some(Job::Open(volume)) => {
                 let result = self.open(&volume);
-                told.push(News::Opened(Box::new(Opened { volume, result })));
+                told.push(News::Opened(Box::new(Opened { volume: *volume, result })));
+            }
+            Some(Job::Grow(growth)) => {
+                let result = self.grow(&growth);
+                let (volume, size) = (growth.identity.volume, growth.size);
+                told.push(News::Grown(Box::new(Grown { volume, size, result })));
             }
             Some(Job::Free(volume)) => self.free(volume),
             Some(Job::Assemble { .. }) | None => {}
@@ -97,14 +113,17 @@ impl Worker {
             return Err("its disks are not usable".into());
         };
         let config = &volume.config;
-        let layout = Layout::for_size(config.size).ok_or("its size is impossible")?;
-        let spaces = spaces(pool, config.volume, &layout).map_err(|error| chain(&error))?;
-        let (replica, meta, data) = match spaces {
+        let found = found(pool, config.volume).map_err(|error| chain(&error))?;
+        let blank = found.is_none();
+        let (replica, meta, data) = match found {
             Some(found) => found,
-            None => make(pool, config.volume, &layout).map_err(|error| chain(&error))?,
+            None => {
+                let layout = Layout::for_size(config.size).ok_or("its size is impossible")?;
+                make(pool, config.volume, &layout).map_err(|error| chain(&error))?
+            }
         };
         let identity = Identity { cluster: owner.cluster, volume: config.volume, node: owner.node, replica };
-        if is_blank(&meta, &layout).map_err(|error| chain(&error))? {
+        if blank {
             // See the invariants of `opening`.
             let in_sync = config.in_sync.contains(&owner.node);
             let clean = config.epoch == Epoch(1) || !in_sync;
@@ -112,12 +131,12 @@ impl Worker {
                 .ok_or("its size is impossible")?;
             // The superblocks last: a format that was cut short is begun anew.
             let (last, first): (Vec<_>, Vec<_>) =
-                records.into_iter().partition(|(offset, _)| superblocks(&layout).contains(offset));
+                records.into_iter().partition(|(offset, _)| SUPERBLOCK_OFFSETS.contains(offset));
             for (offset, bytes) in first.into_iter().chain(last) {
                 write(&meta, offset, &bytes).map_err(|error| chain(&error))?;
             }
         }
-        let mut recovery = Recovery::new(identity, meta.len().min(layout.meta_len));
+        let mut recovery = Recovery::new(identity, meta.len());
         while let Some(wanted) = recovery.wanted() {
             let mut bytes = vec![0; usize::try_from(wanted.len).map_err(|_| "its metadata is too large")?];
             let got = read(&meta, wanted.offset, &mut bytes);
@@ -126,7 +145,43 @@ impl Worker {
             }
             recovery.supply(got.is_ok().then_some(&bytes));
         }
+        if recovery.size().is_some_and(|size| size > data.len()) {
+            return Err("its data area is shorter than the volume".into());
+        }
         Ok(Parts { recovery, meta, data })
+    }
+
+    /// S22: both areas become long enough; what is added to the data area reads as zero, the metadata area has its
+    /// records; all durable. A crash anywhere leaves more space that belongs to the volume and that nothing relies on:
+    /// the next attempt goes on from there.
+    fn grow(&mut self, growth: &Growth) -> Result<(Space, Space), NoSpace> {
+        let Some(pool) = &mut self.pool else { return Err("does not use its disks".into()) };
+        let volume = growth.identity.volume;
+        let grown = growth.room.at_size(growth.size).ok_or("can't have a copy of this size")?;
+        let Some(present) = pool.volumes().into_iter().find(|found| found.volume == volume) else {
+            return Err("has no copy of it".into());
+        };
+        let missing = |wanted: ByteCount, present: ByteCount| {
+            wanted.0.saturating_sub(present.0).next_multiple_of(disk::EXTENT_BYTES)
+        };
+        let needed = missing(grown.size, present.data).saturating_add(missing(grown.meta_len, present.meta));
+        let free = pool.free_space();
+        if needed > free.0 {
+            // Before anything is allocated: half of it would be of no use.
+            let needed = ByteCount(needed);
+            return Err(format!("has {free} ({} B) free, {needed} ({} B) are needed", free.0, needed.0));
+        }
+        let failed = |error: DiskError| format!("can't make room: {}", chain(&error));
+        pool.allocate(volume, growth.identity.replica, AreaKind::Data, grown.size).map_err(failed)?;
+        pool.allocate(volume, growth.identity.replica, AreaKind::Meta, grown.meta_len).map_err(failed)?;
+        let data = pool.space(volume, AreaKind::Data).map_err(failed)?.ok_or("has no data area")?;
+        let meta = pool.space(volume, AreaKind::Meta).map_err(failed)?.ok_or("has no metadata area")?;
+        let records = replication::format_growth(growth.identity, growth.room, growth.size)
+            .ok_or("can't have a copy of this size")?;
+        for (offset, bytes) in records {
+            write(&meta, offset, &bytes).map_err(failed)?;
+        }
+        Ok((meta, data))
     }
 
     fn free(&mut self, volume: VolumeId) {
@@ -140,22 +195,19 @@ impl Worker {
     }
 }
 
-/// The volume's areas if both are there in full.
-fn spaces(
-    pool: &mut Pool,
-    volume: VolumeId,
-    layout: &Layout,
-) -> Result<Option<(ReplicaId, Space, Space)>, DiskError> {
+/// Why a node can't make room: follows its name.
+type NoSpace = String;
+
+/// The volume's areas, if a copy was ever completed in them. If not (a crash while it was being made), [`make`] completes
+/// it. How long they have to be the superblock tells: the volume may have grown since.
+fn found(pool: &mut Pool, volume: VolumeId) -> Result<Option<(ReplicaId, Space, Space)>, DiskError> {
     let Some(found) = pool.volumes().into_iter().find(|found| found.volume == volume) else {
         return Ok(None);
     };
-    if found.meta < layout.meta_len || found.data < layout.size {
-        // A crash while the copy was being made: `make` completes it.
-        return Ok(None);
-    }
     let meta = pool.space(volume, AreaKind::Meta)?;
     let data = pool.space(volume, AreaKind::Data)?;
-    Ok(meta.zip(data).map(|(meta, data)| (found.replica, meta, data)))
+    let Some((meta, data)) = meta.zip(data) else { return Ok(None) };
+    Ok((!is_blank(&meta)?).then_some((found.replica, meta, data)))
 }
 
 /// Makes space for a copy: zeroed, the metadata last, so that a metadata area tells that the data area is there.
@@ -176,15 +228,10 @@ fn make(pool: &mut Pool, volume: VolumeId, layout: &Layout) -> Result<(ReplicaId
     Ok((replica, meta, data))
 }
 
-/// Where the superblock's two places are.
-fn superblocks(layout: &Layout) -> [u64; 2] {
-    [0, layout.meta_len.0 / 2]
-}
-
 /// No superblock was ever written: the format had not ended.
-fn is_blank(meta: &Space, layout: &Layout) -> Result<bool, DiskError> {
+fn is_blank(meta: &Space) -> Result<bool, DiskError> {
     let mut bytes = vec![0; replication::RECORD_BYTES];
-    for offset in superblocks(layout) {
+    for offset in SUPERBLOCK_OFFSETS {
         read(meta, offset, &mut bytes)?;
         if bytes.iter().any(|&byte| byte != 0) {
             return Ok(false);
