@@ -6,11 +6,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::Result;
 use base::{ByteCount, ClusterId, Lba, VolumeId};
+use control::targets::Access;
 use disk::{
     BufferPool, Completion, Disk, Durability, PoolLimits, Readiness, Returned, Ring, RingConfig, Space,
     ZeroMode,
@@ -47,7 +49,7 @@ impl BlockBackend for File {
                 ring.zero(token, space, at(lba), u64::from(blocks) * BLOCK_BYTES, ZeroMode::Keep, durable);
             }
             BackendOp::Flush => ring.flush(token, space),
-            BackendOp::Update { .. } => panic!("the load has no updates"),
+            BackendOp::Update { .. } | BackendOp::Reserve(_) => panic!("the load has none"),
         }
         self.wake.notify_one();
     }
@@ -55,16 +57,16 @@ impl BlockBackend for File {
     fn abort(&self, _: RequestId) {}
 }
 
-/// Serves `path`, LUN 0 of [`IQN`], on a port of its own until killed.
-pub(crate) fn run(path: &Path) -> Result<()> {
+/// Serves `path`, LUN 0 of [`IQN`], on a port of its own until killed; `tell` gets the address.
+pub(crate) fn run(path: &Path, tell: impl FnOnce(SocketAddr) + 'static) -> Result<()> {
     let disk = crate::bare::open(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // As the storage process does it: a task beside the connections' tasks.
     tokio::task::LocalSet::new()
-        .block_on(&runtime, async move { tokio::task::spawn_local(serve(disk)).await? })
+        .block_on(&runtime, async move { tokio::task::spawn_local(serve(disk, tell)).await? })
 }
 
-async fn serve(disk: Disk) -> Result<()> {
+async fn serve(disk: Disk, tell: impl FnOnce(SocketAddr)) -> Result<()> {
     let ring = Ring::new(&RingConfig::default())?;
     let buffers = BufferPool::new(PoolLimits { in_use_bytes: 192 << 20, cached_bytes: 64 << 20 });
     let readiness = Readiness::of(&ring)?;
@@ -74,11 +76,11 @@ async fn serve(disk: Disk) -> Result<()> {
         Rc::new(File { ring: RefCell::new(ring), space, buffers: buffers.clone(), wake: Notify::new() });
     let service = Service::new(Limits::default(), buffers, file.clone());
     let unit = UnitConfig::new(ClusterId(1), VolumeId(1), size_bytes / BLOCK_BYTES);
-    let luns = BTreeMap::from([(0, unit)]);
-    service.set_targets(&[TargetConfig { iqn: IQN.into(), luns, credentials: None }]);
+    let luns = BTreeMap::from([(0, unit.into())]);
+    service.set_targets(&[TargetConfig { iqn: IQN.into(), luns, access: Access::default() }]);
     service.set_served(VolumeId(1), true);
     service.start("127.0.0.1:0".parse()?)?;
-    println!("READY {}", service.address().expect("open"));
+    tell(service.address().expect("open"));
     loop {
         while let Some(done) = next(&file) {
             service.complete(RequestId(done.token), reply(done));

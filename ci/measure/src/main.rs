@@ -12,6 +12,8 @@
 //! Nothing here asserts a figure. Test code: it may unwrap.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[cfg(test)]
+mod allocations;
 mod bare;
 mod cpu;
 mod file_target;
@@ -136,7 +138,7 @@ const WORKLOADS: [Workload; 8] = [
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Iscsi(options) => iscsi(&options),
-        Command::FileTarget { file } => file_target::run(&file),
+        Command::FileTarget { file } => file_target::run(&file, |address| println!("READY {address}")),
         Command::RawServer => raw::serve(),
     }
 }
