@@ -179,11 +179,12 @@ impl<H: Host> Connection<H> {
         if core::mem::replace(&mut self.admitting, true) {
             return;
         }
-        while let Some(&id) = self.tasks.waiting.front() {
+        // Taken out first: a task that can't be admitted ends, and whatever ends leaves the queue.
+        while let Some(id) = self.tasks.waiting.pop_front() {
             if !self.admit(id, host) {
+                self.tasks.waiting.push_front(id);
                 break;
             }
-            self.tasks.waiting.pop_front();
             self.advance(id, host);
         }
         self.admitting = false;

@@ -207,7 +207,7 @@ impl<H: Host> Connection<H> {
     /// A connection that was just accepted at `portal` (`address:port`).
     #[must_use]
     pub fn new(limits: Limits, portal: String, now: Monotonic) -> Self {
-        let slots = limits.tasks.saturating_add(limits.immediate_tasks);
+        let tasks = Tasks::new(limits.tasks, limits.immediate_tasks);
         Self {
             limits,
             portal,
@@ -217,7 +217,7 @@ impl<H: Host> Connection<H> {
             window: Window::default(),
             receiver: Receiver::default(),
             transmit: Transmit::new(),
-            tasks: Tasks::new(slots),
+            tasks,
             admitted_bytes: 0,
             next_r2t_tag: 0,
             admitting: false,

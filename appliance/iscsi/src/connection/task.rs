@@ -123,21 +123,25 @@ pub(super) struct Tasks<F> {
     tags: Vec<Option<u32>>,
     free: Vec<u16>,
     capacity: u16,
-    /// Tasks that came in command order.
+    /// Tasks that came in command order. The command window bounds them.
     ordered: u32,
+    immediate: u16,
+    most_immediate: u16,
     /// Tasks that wait for memory, oldest first.
     pub(super) waiting: VecDeque<TaskId>,
     executing: usize,
 }
 
 impl<F> Tasks<F> {
-    pub(super) fn new(capacity: u16) -> Self {
+    pub(super) fn new(ordered: u16, immediate: u16) -> Self {
         Self {
             slots: Vec::new(),
             tags: Vec::new(),
             free: Vec::new(),
-            capacity,
+            capacity: ordered.saturating_add(immediate),
             ordered: 0,
+            immediate: 0,
+            most_immediate: immediate,
             waiting: VecDeque::new(),
             executing: 0,
         }
@@ -153,8 +157,11 @@ impl<F> Tasks<F> {
         self.executing
     }
 
-    /// Adds a task; `None` when the slab is full.
+    /// Adds a task; `None` when its kind has no place left. Immediate tasks never take one that the window has promised.
     pub(super) fn insert(&mut self, task: Task<F>) -> Option<TaskId> {
+        if task.immediate && self.immediate >= self.most_immediate {
+            return None;
+        }
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -171,6 +178,7 @@ impl<F> Tasks<F> {
             *tag = Some(task.tag);
         }
         self.ordered += u32::from(!task.immediate);
+        self.immediate += u16::from(task.immediate);
         place.task = Some(task);
         Some(id)
     }
@@ -194,6 +202,7 @@ impl<F> Tasks<F> {
         }
         self.free.push(id.slot);
         self.ordered = self.ordered.saturating_sub(u32::from(!task.immediate));
+        self.immediate = self.immediate.saturating_sub(u16::from(task.immediate));
         if task.state != State::Collecting {
             self.executing = self.executing.saturating_sub(1);
         }

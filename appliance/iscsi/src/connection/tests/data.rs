@@ -283,6 +283,22 @@ fn a_command_above_every_limit_is_refused_without_its_data() {
 }
 
 #[test]
+fn a_refused_command_takes_none_that_waits_behind_it_along() {
+    let mut bench = Bench::logged_in("");
+    bench.command(read10(1, 200, 102_400), b"");
+    let mut vast = write10(2, 0, 4 << 20);
+    vast.cdb[7] = 0x20;
+    bench.command(vast, b"");
+    bench.command(read10(3, 1, 512), b"");
+    assert_eq!(bench.host.seen.len(), 1);
+    bench.finish();
+    assert_eq!(status(&bench.replies()[1]), (2, [0x24, 0]));
+    assert_eq!(bench.host.seen.len(), 1, "the read behind it");
+    bench.finish();
+    assert_eq!(bench.replies().len(), 1);
+}
+
+#[test]
 fn where_others_use_the_memory_one_command_at_a_time_goes_on() {
     let mut bench = Bench::logged_in("");
     bench.host.crowded = true;

@@ -51,6 +51,20 @@ fn immediate_commands_have_places_of_their_own() {
 }
 
 #[test]
+fn immediate_commands_take_no_place_of_the_window() {
+    let mut bench = Bench::logged_in("");
+    for tag in 4..7 {
+        let command = ScsiCommand { immediate: true, cmd_sn: bench.cmd_sn, ..read10(tag, 1, 512) };
+        bench.send(command.encode(), b"");
+    }
+    assert!(matches!(&bench.replies()[..], [(Reply::Reject(_), _)]));
+    for tag in 0..4 {
+        bench.command(read10(tag, 1, 512), b"");
+    }
+    assert_eq!((bench.host.seen.len(), bench.replies().len()), (6, 0));
+}
+
+#[test]
 fn an_aborted_task_keeps_its_place_until_it_settles() {
     let mut bench = Bench::logged_in("");
     for tag in 0..4 {
