@@ -154,6 +154,11 @@ fn iscsi(options: &Options) -> Result<()> {
     print!("{}", report.by_process());
     if options.iscsi_perf {
         print!("\niscsi-perf (libiscsi), random reads, op/s, the median of the rounds:\n{independent}");
+        for (workload, depth) in [("4k-read-d1", " 1"), ("4k-read-d32", "32")] {
+            if let Some(rate) = report.bare_rate(workload) {
+                println!("  depth {depth}  {:<11} {rate:>9.0}  (the same reads, no network)", "bare");
+            }
+        }
     }
     Ok(())
 }

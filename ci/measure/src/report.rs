@@ -127,6 +127,13 @@ impl Report {
         text.push('\n');
     }
 
+    /// The rate on the bare file, op/s, the median of the rounds.
+    pub(crate) fn bare_rate(&self, workload: &'static str) -> Option<f64> {
+        let bare = self.systems.iter().position(|(name, _)| *name == "bare")?;
+        let mut rates: Vec<f64> = self.of(workload, bare).iter().map(|figures| figures.rate).collect();
+        (!rates.is_empty()).then(|| median(&mut rates))
+    }
+
     /// Of the rounds' ratios the median.
     fn ratio(&self, workload: &'static str, index: usize, other: &str) -> Option<f64> {
         let other = self.systems.iter().position(|(name, _)| *name == other)?;

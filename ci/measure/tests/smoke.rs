@@ -6,7 +6,9 @@ use std::process::Command;
 /// As ci/bench does it: without root a user namespace gives the rights.
 fn own_network() -> Vec<&'static str> {
     let own = vec!["--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    let works = |options: &[&str]| Command::new("unshare").args(options).arg("true").output().unwrap().status.success();
+    let works = |options: &[&str]| {
+        Command::new("unshare").args(options).arg("true").output().unwrap().status.success()
+    };
     if works(&own) {
         return own;
     }
@@ -21,7 +23,14 @@ fn the_table_has_a_row_for_each_workload_and_system() {
     let output = Command::new("timeout")
         .args(["60", "unshare"])
         .args(own_network())
-        .args([env!("CARGO_BIN_EXE_futago-measure"), "iscsi", "--systems", "file,tcp,bare", "--workloads", "4k,64k-read"])
+        .args([
+            env!("CARGO_BIN_EXE_futago-measure"),
+            "iscsi",
+            "--systems",
+            "file,tcp,bare",
+            "--workloads",
+            "4k,64k-read",
+        ])
         .args(["--rounds", "1", "--seconds", "0.1", "--span", "32", "--dir"])
         .arg(dir.path())
         .output()
