@@ -86,7 +86,9 @@ async fn serve(dir: &Path) -> anyhow::Result<()> {
 
     tokio::task::spawn_local(stop_on_signal(inbox)?);
     tracing::info!(node = settings.name, %instance, "storage runs");
-    engine.run().await
+    // A task beside the connections' tasks: a request goes there and back in one turn of the runtime, without a look at
+    // the sockets between.
+    tokio::task::spawn_local(engine.run()).await?
 }
 
 /// The node's identity; the cluster manager makes it at the node's first start.

@@ -30,8 +30,20 @@ unsafe impl Send for Job {}
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Threads that sleep.
     idle: usize,
+    /// Those of them that were woken and have not come up yet: they look for jobs until there is none.
+    waking: usize,
     stop: bool,
+}
+
+impl Queue {
+    /// Counts a wake-up, if somebody sleeps who was not woken yet; the caller then notifies.
+    fn wakes_one(&mut self) -> bool {
+        let wakes = self.idle > self.waking;
+        self.waking += usize::from(wakes);
+        wakes
+    }
 }
 
 struct Shared {
@@ -96,8 +108,11 @@ impl Workers {
         let mut queue = lock(&self.shared.queue);
         queue.jobs.push_back(job);
         let short_of_threads = queue.idle < queue.jobs.len() && self.threads.len() < self.max_threads;
+        let wake = queue.waking == 0 && queue.wakes_one();
         drop(queue);
-        self.shared.available.notify_one();
+        if wake {
+            self.shared.available.notify_one();
+        }
         if short_of_threads {
             self.spawn();
         }
@@ -147,15 +162,27 @@ impl Drop for Workers {
 
 impl Shared {
     fn post(&self, task: usize, result: io::Result<u64>) {
-        lock(&self.done).push((task, result));
-        // Fails only when the counter is at its limit, and then it is readable anyway.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        let mut done = lock(&self.done);
+        let is_first = done.is_empty();
+        done.push((task, result));
+        drop(done);
+        // Who put the first one in wakes the ring, for all that come until the list is taken.
+        if is_first {
+            // Fails only when the counter is at its limit, and then it is readable anyway.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
     }
 
     fn next_job(&self) -> Option<Job> {
         let mut queue = lock(&self.queue);
         loop {
             if let Some(job) = queue.jobs.pop_front() {
+                // One after the other: short jobs are done by a few threads, and only long ones get them all.
+                let wake = !queue.jobs.is_empty() && queue.waking == 0 && queue.wakes_one();
+                drop(queue);
+                if wake {
+                    self.available.notify_one();
+                }
                 return Some(job);
             }
             if queue.stop {
@@ -164,6 +191,8 @@ impl Shared {
             queue.idle += 1;
             queue = self.available.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.idle -= 1;
+            // A wake-up without a cause counts as one that had: then one too many is woken, never one too few.
+            queue.waking = queue.waking.saturating_sub(1);
         }
     }
 }
