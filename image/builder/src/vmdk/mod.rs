@@ -14,8 +14,10 @@
 //! grain is filled up with zeros; nothing follows the end-of-stream marker. The last one matters: importers that read
 //! the stream up to that marker compute the manifest's digest from what they read.
 
+mod disk;
 mod format;
 
+pub use disk::Disk;
 pub use format::{CAPACITY_LIMIT_BYTES, GRAIN_BYTES, SECTOR_BYTES};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
@@ -24,7 +26,7 @@ use format::{
     pad,
 };
 use sha2::{Digest, Sha256};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 
 /// A disk that could not be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +94,7 @@ impl Encoded {
 /// # Errors
 /// See [`VmdkError`]; what was written by then is useless.
 pub fn encode(
-    disk: &mut impl Read,
+    disk: &mut impl Disk,
     capacity_bytes: u64,
     file_name: &str,
     out: &mut (impl Write + Seek),
@@ -149,15 +151,23 @@ impl<'a, W: Write + Seek> Encoder<'a, W> {
         }
     }
 
-    fn grains(&mut self, disk: &mut impl Read) -> Result<(), VmdkError> {
+    fn grains(&mut self, disk: &mut impl Disk) -> Result<(), VmdkError> {
         let zeros = vec![0u8; GRAIN_BYTES];
         let mut grain = vec![0u8; GRAIN_BYTES];
-        let mut offset = 0;
+        let (mut offset, mut data) = (0, 0);
         while offset < self.capacity_bytes {
-            read_grain(disk, offset, self.capacity_bytes - offset, &mut grain)?;
-            let place = if grain == zeros { 0 } else { self.store(offset, &grain)? };
+            let end = offset + GRAIN_BYTES as u64;
+            if data <= offset {
+                data = disk.data_from(offset).map_err(|source| VmdkError::Read { offset, source })?;
+            }
+            let place = if data >= end {
+                0
+            } else {
+                read_grain(disk, offset, self.capacity_bytes - offset, &mut grain)?;
+                if grain == zeros { 0 } else { self.store(offset, &grain)? }
+            };
             self.table.push(place);
-            offset += GRAIN_BYTES as u64;
+            offset = end;
             if self.table.len() == GRAINS_PER_TABLE {
                 self.end_table(offset)?;
             }
@@ -254,11 +264,11 @@ impl<'a, W: Write + Seek> Encoder<'a, W> {
 }
 
 /// Fills `grain` from the disk, and with zeros from where the disk ends.
-fn read_grain(disk: &mut impl Read, offset: u64, left: u64, grain: &mut [u8]) -> Result<(), VmdkError> {
+fn read_grain(disk: &mut impl Disk, offset: u64, left: u64, grain: &mut [u8]) -> Result<(), VmdkError> {
     let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(grain.len());
     let (data, behind) = grain.split_at_mut(wanted);
     behind.fill(0);
-    disk.read_exact(data).map_err(|source| VmdkError::Read { offset, source })
+    disk.read_from(offset, data).map_err(|source| VmdkError::Read { offset, source })
 }
 
 #[cfg(test)]

@@ -124,8 +124,7 @@ fn the_content_alone_decides_the_content_id() {
 
 #[test]
 fn sizes_that_no_disk_has_are_refused() {
-    let refused =
-        |bytes: u64| encode(&mut io::empty(), bytes, "x", &mut Cursor::new(Vec::new())).unwrap_err();
+    let refused = |bytes: u64| encode(&mut &[][..], bytes, "x", &mut Cursor::new(Vec::new())).unwrap_err();
     assert!(matches!(refused(0), VmdkError::Empty));
     assert!(matches!(refused(1000), VmdkError::OddSize(1000)));
     assert!(matches!(refused(CAPACITY_LIMIT_BYTES + 512), VmdkError::TooLarge(_)));
@@ -160,4 +159,36 @@ fn sector_numbers_that_a_table_cannot_hold_are_refused() {
     encoder.sector = 1 << 32;
     let error = encoder.store(512, &[1; GRAIN_BYTES]).unwrap_err();
     assert!(matches!(error, VmdkError::Full(512)), "{error}");
+}
+
+/// A disk of zeros with one byte of data, which must not be read elsewhere.
+struct Sparse {
+    data: u64,
+    reads: Vec<u64>,
+}
+
+impl Disk for Sparse {
+    fn data_from(&mut self, offset: u64) -> io::Result<u64> {
+        Ok(if offset <= self.data { self.data } else { u64::MAX })
+    }
+
+    fn read_from(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.reads.push(offset);
+        bytes.fill(0);
+        bytes[usize::try_from(self.data - offset).unwrap()] = 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn holes_are_not_read() {
+    const GRAIN: u64 = GRAIN_BYTES as u64;
+    for data in [0, 1, GRAIN - 1, GRAIN, 5 * GRAIN + 1, 600 * GRAIN, 700 * GRAIN - 1] {
+        let mut disk = Sparse { data, reads: Vec::new() };
+        let mut out = Cursor::new(Vec::new());
+        let summary = encode(&mut disk, 700 * GRAIN, "x", &mut out).unwrap();
+        assert_eq!(disk.reads, [data / GRAIN * GRAIN]);
+        assert_eq!(summary.stored_grains, 1);
+        assert_eq!(u64_at(sector(out.get_ref(), 128), 0), data / GRAIN * 128);
+    }
 }
