@@ -40,6 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["base", "replication", "scsi", "iscsi", "cluster", "control", "disk", "manager", "transport"],
     ),
     ("webui", &["base", "control", "transport"]),
+    ("image/builder", &[]),
 ];
 
 /// Rooms without I/O: `no_std`, no unsafe.
