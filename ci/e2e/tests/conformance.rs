@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futago_e2e::conformance::{self, Report, Verdict};
 use futago_e2e::demo::Demo;
-use futago_e2e::tools::{repository, work_dir};
+use futago_e2e::tools::{repository, run, wait_for, work_dir};
 
 const HEALTHY: Duration = Duration::from_secs(90);
 /// Of the 230 tests of Debian 12's suite (libiscsi 1.19).
@@ -31,6 +31,14 @@ fn make_units(demo: &Demo) {
 fn url(demo: &Demo, test: &str) -> String {
     let lun = OTHER_UNITS.iter().find(|(name, _)| *name == test).map_or("0", |(_, lun)| *lun);
     format!("{}/{lun}", demo.url().trim_end_matches("/0"))
+}
+
+/// Until every unit is served: libiscsi gives up at the first "not ready".
+fn wait_ready(demo: &Demo) {
+    for lun in OTHER_UNITS.iter().map(|(_, lun)| *lun).chain(["0"]) {
+        let url = format!("{}/{lun}", demo.url().trim_end_matches("/0"));
+        wait_for("a unit that is served", HEALTHY, || run("iscsi-readcapacity16", &[&url]).ok()).unwrap();
+    }
 }
 
 /// The tests that the document says are skipped.
@@ -79,11 +87,13 @@ fn the_suite_passes_on_both_nodes_and_on_one() {
     demo.wait_healthy(HEALTHY).unwrap();
     make_units(&demo);
     demo.wait_healthy(HEALTHY).unwrap();
+    wait_ready(&demo);
     let tests = conformance::tests().unwrap();
     check("mirrored pair", &demo, &tests);
     demo.kill("a").unwrap();
     futago_e2e::checker::reconnect(demo.portal(), &demo.iqn(), "iqn.2026-11.local.futago:wait", 1, HEALTHY)
         .unwrap();
+    wait_ready(&demo);
     check("one node", &demo, &tests);
     demo.stop().unwrap();
 }

@@ -141,7 +141,11 @@ fn a_node_that_was_away_comes_back_to_the_new_size() {
 
     demo.start_node(away).unwrap();
     demo.wait_healthy(HEALTHY).unwrap();
-    let volume = demo.volume().unwrap();
+    // The primary reports once a second; the cluster knew before that both copies are in sync.
+    let volume = wait_for("the report of the resync", HEALTHY, || {
+        demo.volume().filter(|volume| volume["resynced_total"].as_u64() > Some(0))
+    })
+    .unwrap();
     let moved = volume["resynced_total"].as_u64().unwrap();
     let bound = 5 * PIECE as u64 + volume["logged"].as_u64().unwrap();
     println!("grow-away: {moved} bytes moved, at most {bound} expected");
