@@ -8,6 +8,7 @@
 //! - [`initiator`]: a small iSCSI initiator that knows which of its writes were acknowledged.
 //! - [`machines`]: two appliances as virtual machines, and a witness.
 //! - [`namespace`]: a network of the scenario's own.
+//! - [`system_disk`]: the appliance's system disk, as built or put together.
 //! - [`tools`]: runs programs and fails with what they said.
 //! - [`vm`]: virtual machines under QEMU.
 //!
@@ -22,5 +23,6 @@ pub mod image;
 pub mod initiator;
 pub mod machines;
 pub mod namespace;
+pub mod system_disk;
 pub mod tools;
 pub mod vm;

@@ -23,6 +23,12 @@ const ACCEPTANCE_PROGRAMS: &str = "resize2fs fio sg_compare_and_write sg_copy_re
 /// Drivers of a guest whose disk is the LUN.
 const GUEST_MODULES: &str = "virtio_pci virtio_blk ext4 button evdev";
 
+/// OVMF's program and variables where distributions put them.
+const OVMF: &[(&str, &str)] = &[
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+];
+
 /// Why this machine can't run virtual machines; `None`: it can.
 pub fn obstacle() -> Option<String> {
     run("qemu-system-x86_64", &["--version"]).err().map(|error| format!("{error:#}"))
@@ -41,6 +47,15 @@ pub fn appliance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
     run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
     let files = [format!("/init={}", binary.display())];
     initramfs(&dir.join("appliance.cpio"), kernel, APPLIANCE_MODULES, &files)
+}
+
+/// The appliance as its disk image has it: with the programs that look after the state partition.
+pub fn system_initramfs(dir: &Path, kernel: &Path, modules: &str) -> Result<PathBuf> {
+    let binary = dir.join("futago-stripped");
+    run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
+    let mut files = vec![format!("/init={}", binary.display())];
+    files.extend(["mke2fs", "e2fsck"].map(|program| format!("/sbin/{program}=/sbin/{program}")));
+    initramfs(&dir.join("system.cpio"), kernel, &format!("{APPLIANCE_MODULES} {modules}"), &files)
 }
 
 /// A host that uses the portal: the kernel's initiator with the distribution's open-iscsi and e2fsprogs.
@@ -121,11 +136,24 @@ pub fn empty_disk(dir: &Path, name: &str, mib: u64) -> Result<PathBuf> {
     Ok(disk)
 }
 
+/// What starts a machine that boots from its system disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// The disk is on the pvscsi controller.
+    Bios,
+    /// OVMF, which has no driver for pvscsi: the disk is a virtio one.
+    Efi,
+}
+
 /// What a virtual machine is made of.
 #[derive(Clone, Debug, Default)]
 pub struct Hardware {
     /// Names its files.
     pub name: String,
+    /// Boots from this disk, instead of `kernel` and `initramfs`.
+    pub system_disk: Option<(PathBuf, Firmware)>,
+    /// Restarts when the system in it does, instead of ending.
+    pub restarts: bool,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub memory_mib: u32,
@@ -161,12 +189,17 @@ impl Machine {
             let _ = std::fs::remove_file(old);
         }
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-nodefaults", "-no-reboot"]);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-nodefaults"]);
+        if !hardware.restarts {
+            qemu.arg("-no-reboot");
+        }
         qemu.args(["-display", "none", "-m", &hardware.memory_mib.to_string()]);
-        qemu.arg("-kernel").arg(hardware.kernel.join("vmlinuz")).arg("-initrd").arg(&hardware.initramfs);
-        // An emulated timer that a busy host starves is no broken one: as under KVM, Linux is not to test it at its start.
-        let command_line = format!("console=ttyS0 quiet panic=-1 no_timer_check {}", hardware.command_line);
-        qemu.arg("-append").arg(command_line);
+        if hardware.system_disk.is_none() {
+            qemu.arg("-kernel").arg(hardware.kernel.join("vmlinuz")).arg("-initrd").arg(&hardware.initramfs);
+            // An emulated timer that a busy host starves is no broken one: as under KVM, Linux is not to test it at its start.
+            let command_line = format!("console=ttyS0 quiet panic=-1 no_timer_check {}", hardware.command_line);
+            qemu.arg("-append").arg(command_line);
+        }
         qemu.arg("-serial").arg(format!("file:{}", serial.display()));
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp.display()));
         if let Some(disk) = &hardware.state_disk {
@@ -178,6 +211,9 @@ impl Machine {
             qemu.arg("-device").arg(format!("virtio-blk-pci,drive=virtio{id}"));
         }
         qemu.args(["-device", "pvscsi,id=scsi"]);
+        if let Some((disk, firmware)) = &hardware.system_disk {
+            boot_from(&mut qemu, dir, disk, *firmware)?;
+        }
         for (id, disk) in hardware.pvscsi_disks.iter().enumerate() {
             qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk{id}", disk.display()));
             qemu.arg("-device").arg(format!("scsi-hd,bus=scsi.0,scsi-id={id},drive=disk{id}"));
@@ -272,6 +308,25 @@ impl Machine {
         self.child.wait()?;
         Ok(())
     }
+}
+
+fn boot_from(qemu: &mut Command, dir: &Path, disk: &Path, firmware: Firmware) -> Result<()> {
+    qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=system", disk.display()));
+    match firmware {
+        // Behind the data disks, as its device name must not matter; SeaBIOS looks at the first seven.
+        Firmware::Bios => qemu.args(["-device", "scsi-hd,bus=scsi.0,scsi-id=6,drive=system,bootindex=0"]),
+        Firmware::Efi => {
+            let (code, variables) =
+                OVMF.iter().find(|(code, _)| Path::new(code).exists()).context("no OVMF")?;
+            let own = dir.join("efi-variables.fd");
+            std::fs::copy(variables, &own).with_context(|| (*variables).to_owned())?;
+            qemu.args(["-machine", "q35"]);
+            qemu.arg("-drive").arg(format!("if=pflash,format=raw,readonly=on,file={code}"));
+            qemu.arg("-drive").arg(format!("if=pflash,format=raw,file={}", own.display()));
+            qemu.args(["-device", "virtio-blk-pci,drive=system,bootindex=0"])
+        }
+    };
+    Ok(())
 }
 
 impl Drop for Machine {

@@ -12,8 +12,11 @@ mod console;
 mod modules;
 mod mounts;
 mod power;
+mod repair;
 mod settings;
+mod slots;
 mod state;
+mod system_disk;
 
 use crate::node::{self, Ending, Mode};
 use ::control::settings::Settings;
@@ -107,7 +110,14 @@ fn run_services(machine: Machine) -> anyhow::Result<Ending> {
             return wait_for_button(&mut mode).await;
         };
         let lines = console::welcome(&settings);
-        mode.when_running = Some(Box::new(move || show(&lines)));
+        let command_line = machine.command_line.clone();
+        mode.when_running = Some(Box::new(move || {
+            show(&lines);
+            if let Some(line) = slots::welcome(&command_line) {
+                show(&line);
+            }
+            confirm_slot(command_line);
+        }));
         loop {
             match run_once(&exe, &settings, &mut mode).await {
                 Ok(ending) => return Ok(ending),
@@ -118,6 +128,18 @@ fn run_services(machine: Machine) -> anyhow::Result<Ending> {
             }
         }
     })
+}
+
+/// In a thread of its own: a disk that hangs must not hold up the services.
+fn confirm_slot(command_line: CommandLine) {
+    let spawned = std::thread::Builder::new().name("confirm-slot".into()).spawn(move || {
+        if let Err(error) = slots::confirm(&command_line) {
+            say(&format!("futago: could not tell the boot loader that this slot works: {error:#}"));
+        }
+    });
+    if let Err(error) = spawned {
+        say(&format!("futago: could not start a thread: {error}"));
+    }
 }
 
 async fn run_once(exe: &Path, settings: &Settings, mode: &mut Mode) -> anyhow::Result<Ending> {
@@ -149,7 +171,10 @@ fn read_command_line(machine: &mut Machine) -> anyhow::Result<()> {
 
 fn mount_state(machine: &mut Machine) -> anyhow::Result<()> {
     let patience = if machine.command_line.state_in_memory { None } else { Some(DEVICE_PATIENCE) };
-    state::mount_state(Path::new(STATE_DIR), patience)
+    if let Some(news) = state::mount_state(Path::new(STATE_DIR), patience)? {
+        show(news);
+    }
+    Ok(())
 }
 
 fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {

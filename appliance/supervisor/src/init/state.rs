@@ -1,5 +1,7 @@
-//! The state disk: an ext4 file system labelled `futago-state`, on whichever block device it is.
+//! The state disk: the system disk's partition named `futago-state`, which is prepared as it needs ([`repair`]); or, on a
+//! machine without a system disk, an ext4 file system labelled `futago-state`, on whichever block device it is.
 
+use super::{repair, system_disk};
 use anyhow::{Context, bail};
 use rustix::mount::{MountFlags, mount};
 use std::fs::File;
@@ -16,34 +18,49 @@ const MAGIC: [u8; 2] = [0x53, 0xef];
 const LABEL_AT: usize = 0x78;
 const LABEL_BYTES: usize = 16;
 
-/// Mounts the state disk at `dir`, waiting up to `patience` for it. Without one (or with `None`) the state is kept in
-/// memory: the machine works, and forgets everything when it is switched off; for the first case that is an error too.
-pub(crate) fn mount_state(dir: &Path, patience: Option<Duration>) -> anyhow::Result<()> {
+/// Mounts the state disk at `dir`, waiting up to `patience` for it; what people must know of how it was found is
+/// returned. Without one (or with `None`) the state is kept in memory: the machine works, and forgets everything when it
+/// is switched off; for the first case that is an error too.
+pub(crate) fn mount_state(dir: &Path, patience: Option<Duration>) -> anyhow::Result<Option<&'static str>> {
     std::fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
-    let found = patience.and_then(wait_for_disk);
-    if let Some(device) = &found {
+    if let Some(found) = patience.and_then(wait_for_disk) {
+        let (device, news) = match found {
+            Found::Partition(device) => {
+                let condition = repair::prepare(&device)?;
+                (device, condition.news())
+            }
+            Found::Labelled(device) => (device, None),
+        };
         let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        return mount_device(device, dir, flags);
+        mount(&device, dir, "ext4", flags, c"").with_context(|| format!("{}", device.display()))?;
+        return Ok(news);
     }
     mount_memory(dir)?;
     match patience {
-        None => Ok(()),
-        Some(_) => bail!("no disk labelled futago-state: settings and identity will be lost at power-off"),
+        None => Ok(None),
+        Some(_) => bail!("no state disk: settings and identity will be lost at power-off"),
     }
 }
 
-fn mount_device(device: &Path, dir: &Path, flags: MountFlags) -> anyhow::Result<()> {
-    mount(device, dir, "ext4", flags, c"").with_context(|| format!("{}", device.display()))
+/// A disk that the state is, or is to be, on.
+enum Found {
+    /// The system disk's partition, in whatever condition.
+    Partition(PathBuf),
+    /// A file system with the label.
+    Labelled(PathBuf),
 }
 
 fn mount_memory(dir: &Path) -> anyhow::Result<()> {
     Ok(mount("tmpfs", dir, "tmpfs", MountFlags::NOSUID, c"mode=0700,size=64m")?)
 }
 
-fn wait_for_disk(patience: Duration) -> Option<PathBuf> {
+/// The system disk's partition; else the disk with the label.
+fn wait_for_disk(patience: Duration) -> Option<Found> {
     let deadline = Instant::now() + patience;
     loop {
-        let found = block_devices().into_iter().find(|device| has_label(device));
+        let labelled = || block_devices().into_iter().find(|device| has_label(device)).map(Found::Labelled);
+        let partition = system_disk::partition(system_disk::STATE).map(Found::Partition);
+        let found = partition.or_else(labelled);
         if found.is_some() || Instant::now() >= deadline {
             return found;
         }

@@ -1,0 +1,134 @@
+//! The appliance from its disk image: firmware, boot loader, slots, state partition.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futago_e2e::system_disk::SystemDisk;
+use futago_e2e::tools::work_dir;
+use futago_e2e::vm::{self, Firmware, Hardware, Machine};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+fn can_run(test: &str) -> bool {
+    match vm::obstacle() {
+        Some(obstacle) => println!("{test}: skipped, no QEMU: {obstacle}"),
+        None => return true,
+    }
+    false
+}
+
+fn hardware(disk: &SystemDisk, firmware: Firmware) -> Hardware {
+    Hardware {
+        name: "image".into(),
+        memory_mib: 768,
+        system_disk: Some((disk.path.clone(), firmware)),
+        links: vec!["user,restrict=on".into(); 2],
+        number: 21,
+        ..Hardware::default()
+    }
+}
+
+/// Without a data disk: the node is a witness.
+fn give_settings(disk: &SystemDisk, dir: &Path) {
+    let settings = json!({ "version": 1, "name": "omega", "role": "witness", "address": "198.51.100.13" });
+    disk.set_settings(dir, &settings).unwrap();
+}
+
+fn switch_off(machine: &mut Machine) {
+    machine.press_power_button().unwrap();
+    assert!(machine.wait_off(PATIENCE).unwrap().success());
+    let console = machine.console();
+    assert!(console.contains("futago: bye") && !console.contains("still mounted"), "{console}");
+}
+
+/// Starts the machine, waits for each line in turn, and switches it off.
+fn boot(dir: &Path, hardware: &Hardware, lines: &[&str]) -> String {
+    let start = Instant::now();
+    let mut machine = Machine::start(dir, hardware).unwrap();
+    for line in lines {
+        let found = machine.wait_line(line, PATIENCE).unwrap();
+        println!("{:.1} s: {found:?}", start.elapsed().as_secs_f32());
+    }
+    switch_off(&mut machine);
+    machine.console()
+}
+
+#[test]
+fn an_image_starts_from_bios_and_makes_its_state_partition() {
+    if !can_run("an_image_starts_from_bios_and_makes_its_state_partition") {
+        return;
+    }
+    let dir = work_dir("image-bios");
+    let disk = SystemDisk::make(&dir).unwrap();
+    let hardware = hardware(&disk, Firmware::Bios);
+    let first =
+        boot(&dir, &hardware, &["starting slot a", "The state disk is new", "Futago has no settings"]);
+    assert!(!first.contains("could not mount"), "{first}");
+    let second = boot(&dir, &hardware, &["Futago has no settings"]);
+    assert!(!second.contains("The state disk"), "found as it was left: {second}");
+
+    // A damaged super block, then nothing but damage.
+    disk.damage_state(0, 4096).unwrap();
+    boot(&dir, &hardware, &["has been repaired", "Futago has no settings"]);
+    disk.damage_state(0, 512 << 20).unwrap();
+    boot(&dir, &hardware, &["must be set up and paired again", "Futago has no settings"]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn an_image_starts_from_efi_and_serves() {
+    if !can_run("an_image_starts_from_efi_and_serves") {
+        return;
+    }
+    let dir = work_dir("image-efi");
+    let disk = SystemDisk::make(&dir).unwrap();
+    give_settings(&disk, &dir);
+    let hardware = hardware(&disk, Firmware::Efi);
+    let console = boot(&dir, &hardware, &["starting slot a", "web console at https://198.51.100.13/"]);
+    assert!(!console.contains("could not"), "{console}");
+    assert!(!console.contains("did not come up"), "{console}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_release_that_does_not_come_up_is_left_for_the_other_slot() {
+    if !can_run("a_release_that_does_not_come_up_is_left_for_the_other_slot") {
+        return;
+    }
+    let dir = work_dir("image-slots");
+    let disk = SystemDisk::make(&dir).unwrap();
+    give_settings(&disk, &dir);
+    let hardware = Hardware { restarts: true, ..hardware(&disk, Firmware::Bios) };
+    let fallback = "This is the one in slot a.";
+
+    // A good release on trial proves itself.
+    disk.set_environment("slot=b\ntries=3\nwords=panic=1\n").unwrap();
+    let trial = boot(&dir, &hardware, &["starting slot b", "web console at https://198.51.100.13/"]);
+    assert!(!trial.contains("did not come up"), "{trial}");
+    let environment = disk.environment().unwrap();
+    assert!(environment.contains("slot=b") && environment.contains("words=panic=1"), "{environment}");
+    assert!(environment.lines().any(|line| line == "tries="), "{environment}");
+
+    // A release without a program to start panics three times; the fourth start is the other slot's, and stays so.
+    disk.write_file("futago-b", "initramfs", b"nothing").unwrap();
+    disk.set_environment("slot=b\ntries=3\nwords=panic=1\n").unwrap();
+    let console = boot(
+        &dir,
+        &hardware,
+        &["falling back to the other one", "web console at https://198.51.100.13/", fallback],
+    );
+    assert_eq!(console.matches("starting slot b").count(), 3, "{console}");
+    let after = boot(&dir, &hardware, &["starting slot a", "web console at https://198.51.100.13/"]);
+    assert!(!after.contains("did not come up") && !after.contains("starting slot b"), "{after}");
+
+    // A kernel that can't be read costs no restart.
+    disk.write_file("futago-b", "kernel", b"nothing").unwrap();
+    disk.set_environment("slot=b\ntries=3\nwords=panic=1\n").unwrap();
+    let console =
+        boot(&dir, &hardware, &["slot b can not be read", "web console at https://198.51.100.13/", fallback]);
+    assert_eq!(console.matches("starting slot b").count(), 1, "{console}");
+    assert!(disk.environment().unwrap().contains("slot=a"));
+    std::fs::remove_dir_all(dir).unwrap();
+}
