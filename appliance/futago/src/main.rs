@@ -24,6 +24,8 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Ask or command a node
     Ctl(webui::ctl::CtlArguments),
+    /// The menu of a node on a terminal: state, pairing, hand-over, power
+    Console(ConsoleArguments),
     /// Run one node as an ordinary process: supervisor and services
     Node(NodeArguments),
     /// Be the appliance's first process (PID 1)
@@ -47,6 +49,16 @@ struct NodeArguments {
     dir: PathBuf,
 }
 
+#[derive(clap::Args)]
+struct ConsoleArguments {
+    /// The node's directory
+    #[arg(long, default_value = "/var/lib/futago")]
+    dir: PathBuf,
+    /// The terminal, opened again whenever it vanishes [default: the caller's, until it ends]
+    #[arg(long)]
+    tty: Option<PathBuf>,
+}
+
 /// `EX_CONFIG` of sysexits.h: the supervisor does not restart a service that ends so.
 const EXIT_CONFIG: u8 = 78;
 
@@ -59,6 +71,9 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo(arguments) => report(demo::run(&arguments), ExitCode::FAILURE),
         Command::Ctl(arguments) => webui::ctl::ctl(&arguments),
+        Command::Console(arguments) => {
+            report(console::run(&arguments.dir, arguments.tty.as_deref()), ExitCode::FAILURE)
+        }
         Command::Node(arguments) => report(run_node(&arguments), ExitCode::FAILURE),
         Command::Init => supervisor::run_init(),
         Command::Storage(arguments) => service(|| storage::run(&arguments.dir)),

@@ -34,6 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("appliance/manager", &["base", "cluster", "control", "transport"]),
     ("appliance/supervisor", &["control", "netconf"]),
+    ("appliance/console", &["control", "webui"]),
     ("appliance/simulation", &["base", "replication", "cluster", "control", "disk"]),
     (
         "appliance/fuzz",

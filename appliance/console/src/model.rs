@@ -1,0 +1,259 @@
+//! What the menu shows and does: events in, commands out. Pure and total.
+//!
+//! Invariant: in each screen, every key has a meaning or none; none of them leads to a command except through
+//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `Redraw` and `Quit`.
+
+use control::api::Status;
+
+/// A key, as far as the menu has a use for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// One line up.
+    Up,
+    /// One line down.
+    Down,
+    /// Take what is chosen.
+    Enter,
+    /// Back.
+    Escape,
+    /// A character.
+    Char(char),
+    /// Draw everything anew (Ctrl-L): a serial terminal that has just been plugged in shows nothing.
+    Redraw,
+}
+
+/// What the node said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Everything, as of the moment of asking.
+    pub status: Status,
+    /// SHA-256 of the web console's certificate.
+    pub fingerprint: String,
+}
+
+/// What happens to the menu.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A key was pressed.
+    Key(Key),
+    /// The node was asked for its state.
+    Asked(Result<Box<Snapshot>, String>),
+    /// A command has ended: a sentence either way.
+    Ended(Result<String, String>),
+}
+
+/// What the menu wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Show a code for another node.
+    OfferPairing,
+    /// Move the service of a volume to the in-sync peer.
+    HandOver(String),
+    /// Restart the machine.
+    Reboot,
+    /// Switch the machine off.
+    PowerOff,
+    /// Draw everything anew.
+    Redraw,
+    /// Leave the menu.
+    Quit,
+}
+
+/// What does not change while the menu runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The node's name.
+    pub name: String,
+    /// Where the web console is, or `None` without one.
+    pub url: Option<String>,
+    /// The menu belongs to a machine: there is something to switch off.
+    pub machine: bool,
+    /// The menu was started by someone who wants the terminal back.
+    pub borrowed: bool,
+}
+
+/// A line of the menu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// See [`Command::OfferPairing`].
+    OfferPairing,
+    /// See [`Command::HandOver`].
+    HandOver,
+    /// See [`Command::Reboot`].
+    Reboot,
+    /// See [`Command::PowerOff`].
+    PowerOff,
+    /// See [`Command::Quit`].
+    Quit,
+}
+
+/// Where a line of the menu is shown.
+type Shown = fn(&Place) -> bool;
+
+/// The menu: item, its key, its words, where it is shown.
+pub const MENU: &[(Item, char, &str, Shown)] = &[
+    (Item::OfferPairing, 'p', "Offer pairing", |_| true),
+    (Item::HandOver, 'h', "Hand a volume over", |_| true),
+    (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
+    (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
+    (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
+];
+
+/// What is in front.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Screen {
+    /// The menu itself.
+    Menu,
+    /// Which of the volumes, by its place among [`Model::volumes`].
+    Volumes(usize),
+    /// A question: what it is about, and what happens if it is answered with yes.
+    Confirm(String, Command),
+    /// A command is under way.
+    Busy,
+    /// How it ended.
+    Message(Result<String, String>),
+}
+
+/// The menu's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Where it runs.
+    pub place: Place,
+    /// What is known of the node; `None`: not asked yet.
+    pub known: Option<Result<Box<Snapshot>, String>>,
+    /// What is in front.
+    pub screen: Screen,
+    /// The chosen line of the menu.
+    pub chosen: usize,
+}
+
+impl Model {
+    /// A menu that knows nothing of its node yet.
+    #[must_use]
+    pub fn new(place: Place) -> Self {
+        Self { place, known: None, screen: Screen::Menu, chosen: 0 }
+    }
+
+    /// The menu's lines on this machine.
+    pub fn items(&self) -> impl Iterator<Item = (Item, char, &'static str)> + '_ {
+        MENU.iter().filter(|line| (line.3)(&self.place)).map(|line| (line.0, line.1, line.2))
+    }
+
+    /// Names of the volumes, as far as known.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<&str> {
+        match &self.known {
+            Some(Ok(known)) => known.status.volumes.iter().map(|volume| volume.name.as_str()).collect(),
+            Some(Err(_)) | None => Vec::new(),
+        }
+    }
+
+    /// The one transition.
+    pub fn handle(&mut self, event: Event) -> Option<Command> {
+        match event {
+            Event::Asked(answer) => {
+                self.known = Some(answer);
+                self.keep_choice_in_range();
+                None
+            }
+            Event::Ended(outcome) => {
+                self.screen = Screen::Message(outcome);
+                None
+            }
+            Event::Key(Key::Redraw) => Some(Command::Redraw),
+            Event::Key(key) => self.press(key),
+        }
+    }
+
+    /// A volume may be deleted while the list is open.
+    fn keep_choice_in_range(&mut self) {
+        let count = self.volumes().len();
+        if let Screen::Volumes(chosen) = self.screen {
+            self.screen = match count.checked_sub(1) {
+                Some(last) => Screen::Volumes(chosen.min(last)),
+                None => Screen::Menu,
+            };
+        }
+    }
+
+    fn press(&mut self, key: Key) -> Option<Command> {
+        match (self.screen.clone(), key) {
+            (Screen::Menu, key) => self.press_in_menu(key),
+            (Screen::Volumes(chosen), key) => {
+                self.press_in_volumes(chosen, key);
+                None
+            }
+            (Screen::Confirm(_, command), Key::Char('y' | 'Y')) => {
+                self.screen = Screen::Busy;
+                Some(command)
+            }
+            (Screen::Confirm(..), Key::Char('n' | 'N') | Key::Escape)
+            | (Screen::Message(_), Key::Enter | Key::Escape) => {
+                self.screen = Screen::Menu;
+                None
+            }
+            (Screen::Confirm(..) | Screen::Message(_) | Screen::Busy, _) => None,
+        }
+    }
+
+    fn press_in_menu(&mut self, key: Key) -> Option<Command> {
+        let last = self.items().count().saturating_sub(1);
+        match key {
+            Key::Up => self.chosen = self.chosen.saturating_sub(1),
+            Key::Down => self.chosen = self.chosen.saturating_add(1).min(last),
+            Key::Enter => return self.take_line(self.chosen),
+            Key::Char(letter) => {
+                let found = self.items().position(|line| line.1 == letter.to_ascii_lowercase());
+                if let Some(index) = found {
+                    self.chosen = index;
+                    return self.take_line(index);
+                }
+            }
+            Key::Escape | Key::Redraw => {}
+        }
+        None
+    }
+
+    fn take_line(&mut self, index: usize) -> Option<Command> {
+        let item = self.items().nth(index)?.0;
+        self.take(item)
+    }
+
+    fn press_in_volumes(&mut self, chosen: usize, key: Key) {
+        let volumes = self.volumes();
+        self.screen = match key {
+            Key::Up => Screen::Volumes(chosen.saturating_sub(1)),
+            Key::Down => Screen::Volumes(chosen.saturating_add(1).min(volumes.len().saturating_sub(1))),
+            Key::Escape => Screen::Menu,
+            Key::Enter => match volumes.get(chosen) {
+                Some(name) => Screen::Confirm(
+                    format!("Hand {name} over to the other node?"),
+                    Command::HandOver((*name).to_owned()),
+                ),
+                None => Screen::Menu,
+            },
+            Key::Char(_) | Key::Redraw => Screen::Volumes(chosen),
+        };
+    }
+
+    fn take(&mut self, item: Item) -> Option<Command> {
+        let (screen, command) = match item {
+            Item::OfferPairing => (Screen::Busy, Some(Command::OfferPairing)),
+            Item::Quit => return Some(Command::Quit),
+            Item::HandOver if self.volumes().is_empty() => {
+                (Screen::Message(Err("There is no volume to hand over.".into())), None)
+            }
+            Item::HandOver => (Screen::Volumes(0), None),
+            Item::Reboot => (Screen::Confirm(format!("Reboot {}?", self.place.name), Command::Reboot), None),
+            Item::PowerOff => {
+                (Screen::Confirm(format!("Power off {}?", self.place.name), Command::PowerOff), None)
+            }
+        };
+        self.screen = screen;
+        command
+    }
+}
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use super::*;
+use crate::view;
+use base::{ByteCount, Epoch};
+use control::api::{ClusterStatus, MemberStatus, VolumeState, VolumeStatus};
+use control::settings::Role;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+fn volume(name: &str) -> VolumeStatus {
+    VolumeStatus {
+        name: name.into(),
+        size: ByteCount(1 << 30),
+        epoch: Epoch(3),
+        primary: Some("a".into()),
+        in_sync: vec!["a".into()],
+        replicas: vec!["a".into(), "b".into()],
+        state: VolumeState::Degraded,
+        resync: None,
+        verify: None,
+        resynced_total: ByteCount(0),
+        dirty: ByteCount(0),
+        logged: ByteCount(0),
+        block_format: Default::default(),
+        thin: true,
+    }
+}
+
+fn member(name: &str, online: bool) -> MemberStatus {
+    MemberStatus {
+        name: name.into(),
+        role: Role::Data,
+        online,
+        address: "192.0.2.11".parse().unwrap(),
+        serving: online,
+        free: ByteCount(0),
+        capacity: ByteCount(0),
+    }
+}
+
+fn known(volumes: &[&str]) -> Event {
+    let cluster = ClusterStatus {
+        id: "00".into(),
+        generation: 1,
+        leader: Some("a".into()),
+        quorum: true,
+        members: vec![member("a", true), member("b", false)],
+        portal: None,
+    };
+    let status = Status {
+        node: "a".into(),
+        cluster: Some(cluster),
+        volumes: volumes.iter().map(|name| volume(name)).collect(),
+        targets: Vec::new(),
+        sessions: Vec::new(),
+        services: Vec::new(),
+        problems: vec!["Node b\u{1b}[2J is not heard from.".into()],
+    };
+    Event::Asked(Ok(Box::new(Snapshot { status, fingerprint: vec!["AB"; 32].join(":") })))
+}
+
+fn model(machine: bool) -> Model {
+    let place =
+        Place { name: "a".into(), url: Some("https://192.0.2.11/".into()), machine, borrowed: !machine };
+    Model::new(place)
+}
+
+fn press(model: &mut Model, keys: &[Key]) -> Vec<Command> {
+    keys.iter().filter_map(|key| model.handle(Event::Key(*key))).collect()
+}
+
+fn screen(model: &Model) -> Vec<String> {
+    let mut terminal = Terminal::new(TestBackend::new(view::COLUMNS, view::ROWS)).unwrap();
+    terminal.draw(|frame| view::draw(model, frame)).unwrap();
+    let cells = terminal.backend().buffer().content().chunks(usize::from(view::COLUMNS));
+    cells.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>().trim_end().to_owned()).collect()
+}
+
+#[test]
+fn the_screen_of_a_degraded_pair() {
+    let mut model = model(true);
+    model.handle(known(&["store"]));
+    let wanted = format!(
+        "-- Futago a {}
+
+  Web console   https://192.0.2.11/
+  Certificate   {}
+    SHA-256     {}
+  Cluster       1 of 2 nodes online, majority
+  Volume        store: degraded, served by a
+! Node b?[2J is not heard from.
+
+
+
+
+
+
+
+
+
+-- Menu {}
+> P  Offer pairing
+  H  Hand a volume over
+  R  Reboot this node
+  O  Power off this node
+
+
+-- Up/Down Enter: choose   Esc: back   Ctrl-L: draw anew",
+        "-".repeat(68),
+        "AB:".repeat(16),
+        vec!["AB"; 16].join(":"),
+        "-".repeat(72),
+    );
+    assert_eq!(screen(&model).join("\n"), wanted);
+}
+
+#[test]
+fn a_silent_node_is_said_to_be_silent_and_its_old_state_is_gone() {
+    let mut model = model(true);
+    model.handle(known(&["store"]));
+    model.handle(Event::Asked(Err("no answer in 5 s".into())));
+    let text = screen(&model).join("\n");
+    assert!(text.contains("THE NODE DOES NOT ANSWER: no answer in 5 s"), "{text}");
+    assert!(!text.contains("store"), "{text}");
+}
+
+#[test]
+fn power_needs_a_machine_and_a_yes() {
+    let mut ours = model(false);
+    assert_eq!(press(&mut ours, &[Key::Char('o'), Key::Char('y')]), []);
+    assert_eq!(press(&mut ours, &[Key::Char('q')]), [Command::Quit]);
+    let mut machine = model(true);
+    assert_eq!(press(&mut machine, &[Key::Char('q')]), [], "nobody to give the terminal back to");
+    assert_eq!(press(&mut machine, &[Key::Char('o'), Key::Enter, Key::Char('n')]), []);
+    assert_eq!(machine.screen, Screen::Menu);
+    assert_eq!(press(&mut machine, &[Key::Char('O'), Key::Char('y')]), [Command::PowerOff]);
+    assert_eq!(press(&mut machine, &[Key::Char('r'), Key::Char('y'), Key::Escape]), [], "one at a time");
+}
+
+#[test]
+fn a_hand_over_is_chosen_confirmed_and_answered() {
+    let mut model = model(false);
+    press(&mut model, &[Key::Char('h')]);
+    assert!(matches!(model.screen, Screen::Message(Err(_))), "no volume yet");
+    press(&mut model, &[Key::Enter]);
+    model.handle(known(&["one", "two"]));
+    press(&mut model, &[Key::Enter, Key::Down, Key::Down]);
+    assert!(screen(&model).join("\n").contains("> two"));
+    assert_eq!(press(&mut model, &[Key::Enter, Key::Char('y')]), [Command::HandOver("two".into())]);
+    assert_eq!(press(&mut model, &[Key::Char('p')]), [], "under way");
+    model.handle(Event::Ended(Err("no peer is in sync".into())));
+    assert!(screen(&model).join("\n").contains("Not done: no peer is in sync"));
+}
+
+#[test]
+fn a_list_that_shrinks_keeps_a_choice() {
+    let mut model = model(false);
+    model.handle(known(&["one", "two"]));
+    press(&mut model, &[Key::Char('h'), Key::Down]);
+    model.handle(known(&["one"]));
+    assert_eq!(model.screen, Screen::Volumes(0));
+    model.handle(known(&[]));
+    assert_eq!(model.screen, Screen::Menu);
+}

@@ -1,0 +1,77 @@
+//! Asks the node, on a thread of its own.
+
+use crate::model::{Command, Event, Snapshot};
+use anyhow::Context;
+use control::paths;
+use rustix::process::{Pid, Signal};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+use webui::client::{Client, ClientError};
+
+/// Between two questions for the state: over a serial line, more often would be noise.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The state is a quick answer, or none.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Carries commands out and tells the state, until the menu is gone.
+pub(crate) fn serve(dir: PathBuf, commands: Receiver<Command>, events: Sender<Event>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
+    std::thread::Builder::new().name("node".into()).spawn(move || {
+        let client = Client::local(&dir);
+        loop {
+            if events.send(Event::Asked(runtime.block_on(ask(&client)))).is_err() {
+                return;
+            }
+            match commands.recv_timeout(INTERVAL) {
+                Ok(command) => {
+                    let ended = runtime.block_on(execute(&client, &dir, command));
+                    if events.send(Event::Ended(ended)).is_err() {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    })?;
+    Ok(())
+}
+
+async fn ask(client: &Client) -> Result<Box<Snapshot>, String> {
+    let both = async { Ok((client.status().await?, client.fingerprint().await?)) };
+    let answered: Result<_, ClientError> =
+        tokio::time::timeout(PATIENCE, both).await.map_err(|_| "no answer in 5 s".to_owned())?;
+    let (status, fingerprint) = answered.map_err(|error| error.message)?;
+    Ok(Box::new(Snapshot { status, fingerprint }))
+}
+
+async fn execute(client: &Client, dir: &Path, command: Command) -> Result<String, String> {
+    match command {
+        Command::OfferPairing => {
+            let offer = client.offer_pairing().await.map_err(|error| error.message)?;
+            Ok(format!("Pairing code {}, good for {} minutes.", offer.code, offer.valid_s / 60))
+        }
+        Command::HandOver(volume) => {
+            client.hand_over(&volume, None).await.map_err(|error| error.message)?;
+            Ok(format!("{volume} is handed over."))
+        }
+        // What PID 1 makes of a signal: see the supervisor's `Ending`.
+        Command::Reboot => signal(dir, Signal::INT).map(|()| "The node goes down, then restarts.".into()),
+        Command::PowerOff => signal(dir, Signal::TERM).map(|()| "The node goes down.".into()),
+        // The driver's own.
+        Command::Redraw | Command::Quit => Ok(String::new()),
+    }
+}
+
+/// The process that the node's supervisor is, if there is one.
+pub(crate) fn supervisor(dir: &Path) -> Option<Pid> {
+    let text = std::fs::read_to_string(dir.join(paths::SUPERVISOR_PID)).ok()?;
+    Pid::from_raw(text.trim().parse().ok()?)
+}
+
+fn signal(dir: &Path, signal: Signal) -> Result<(), String> {
+    let supervisor = supervisor(dir).filter(|pid| pid.is_init());
+    let supervisor = supervisor.ok_or_else(|| "This node is not a machine of its own.".to_owned())?;
+    rustix::process::kill_process(supervisor, signal).map_err(|error| format!("Process 1: {error}"))
+}

@@ -1,0 +1,120 @@
+//! The menu on a real pseudo-terminal: keys in, the screen that a VT100 would show out. Web process and menu are the
+//! product's; the cluster manager behind them is one that the test moves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../../../webui/tests/fake/mod.rs"]
+mod fake;
+
+use control::api::Command;
+use fake::Fake;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The user's end of a terminal.
+struct Terminal {
+    user: File,
+    screen: vt100::Parser,
+    /// Bytes that the menu has sent.
+    sent: usize,
+}
+
+impl Terminal {
+    /// A terminal, and the path of the menu's end.
+    fn new() -> (Self, PathBuf) {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let path = PathBuf::from(ptsname(&user, Vec::new()).unwrap().into_string().unwrap());
+        (Self { user: File::from(user), screen: vt100::Parser::new(25, 80, 0), sent: 0 }, path)
+    }
+
+    fn press(&mut self, keys: &[u8]) {
+        self.user.write_all(keys).unwrap();
+    }
+
+    /// Takes what arrives within 100 ms.
+    fn listen(&mut self) {
+        let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        let ready = poll(&mut [PollFd::new(&self.user, PollFlags::IN)], Some(&tick)).unwrap();
+        let mut bytes = [0; 4096];
+        // Before the menu has opened its end, a read is an error.
+        let count = if ready > 0 { self.user.read(&mut bytes).unwrap_or(0) } else { 0 };
+        assert!(bytes[..count].is_ascii());
+        self.screen.process(&bytes[..count]);
+        self.sent += count;
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        let start = Instant::now();
+        while !self.screen.screen().contents().contains(text) {
+            let screen = self.screen.screen().contents();
+            assert!(start.elapsed() < PATIENCE, "no {text:?} on the screen:\n{screen}");
+            self.listen();
+        }
+    }
+}
+
+fn start(dir: &Path) -> Fake {
+    let fake = Fake::start(dir, fake::healthy());
+    fake::settings(dir);
+    let owned = dir.to_owned();
+    std::thread::spawn(move || webui::run(&owned).unwrap());
+    fake
+}
+
+#[test]
+fn keys_drive_the_node_and_a_vanished_terminal_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = start(dir.path());
+    let (mut terminal, path) = Terminal::new();
+    let tty = dir.path().join("tty");
+    symlink(path, &tty).unwrap();
+    let (owned, opened) = (dir.path().to_owned(), tty.clone());
+    std::thread::spawn(move || console::run(&owned, Some(&opened)).unwrap());
+
+    terminal.wait_for("demo: healthy, served by a");
+    terminal.wait_for("3 of 3 nodes online, majority");
+    terminal.press(b"p");
+    terminal.wait_for("Pairing code 4821-9037, good for 10 minutes.");
+    terminal.press(b"\r");
+    terminal.wait_for("> P");
+    terminal.press(b"\x1b[B\r");
+    terminal.wait_for("> demo");
+    terminal.press(b"\r");
+    terminal.wait_for("Hand demo over to the other node?");
+    assert!(!fake.edit(|world| world.commands.contains(&hand_over())), "before a yes");
+    terminal.press(b"y");
+    terminal.wait_for("demo is handed over.");
+    assert!(fake.edit(|world| world.commands.contains(&hand_over())));
+    terminal.press(b"\r");
+    terminal.wait_for("> H");
+
+    // A screen on which nothing happens costs a serial line nothing.
+    terminal.wait_for("demo: healthy, served by b");
+    let before = terminal.sent;
+    (0..40).for_each(|_| terminal.listen());
+    assert!(terminal.sent - before < 200, "{} bytes for nothing", terminal.sent - before);
+
+    fake.silence();
+    terminal.wait_for("THE NODE DOES NOT ANSWER");
+    assert!(!terminal.screen.screen().contents().contains("served by"));
+    fake.resume();
+    terminal.wait_for("demo: healthy");
+
+    let (mut other, path) = Terminal::new();
+    std::fs::remove_file(&tty).unwrap();
+    symlink(path, &tty).unwrap();
+    drop(terminal);
+    other.wait_for("demo: healthy, served by b");
+}
+
+fn hand_over() -> Command {
+    Command::HandOver { volume: "demo".into(), to: None }
+}
