@@ -197,7 +197,8 @@ impl Machine {
         if hardware.system_disk.is_none() {
             qemu.arg("-kernel").arg(hardware.kernel.join("vmlinuz")).arg("-initrd").arg(&hardware.initramfs);
             // An emulated timer that a busy host starves is no broken one: as under KVM, Linux is not to test it at its start.
-            let command_line = format!("console=ttyS0 quiet panic=-1 no_timer_check {}", hardware.command_line);
+            let command_line =
+                format!("console=ttyS0 quiet panic=-1 no_timer_check {}", hardware.command_line);
             qemu.arg("-append").arg(command_line);
         }
         qemu.arg("-serial").arg(format!("file:{}", serial.display()));
