@@ -1,7 +1,10 @@
 //! LOG SENSE (SPC-4 §6.10, §7.3): the lists of pages, and the temperature.
 //!
-//! No page of the solid state media or logical block provisioning kind: how much of the backing a unit takes is not counted
-//! by unit, and a page that guesses is worse than none.
+//! No logical block provisioning page (0Ch, SBC-3 §6.4.5), which is optional and goes with thresholds (§4.7.3.7), which are not
+//! offered either: VPD page B2h has THRESHOLD EXPONENT 0, and the page counts in sets of that size. It must tell at least how
+//! many mapping resources are used or available. Neither can be told truly: a volume has all its extents from the pool for
+//! good, so that none would be available, which the standard equates with 7/27/07 at the next write; and what the disks below
+//! spend on them, on two machines, nobody tells. A page that guesses is worse than none.
 
 use crate::command::Step;
 use crate::sense::Sense;

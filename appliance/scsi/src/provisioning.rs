@@ -1,4 +1,8 @@
 //! WRITE SAME, UNMAP, GET LBA STATUS (SBC-3 §5.43, §5.25, §5.5).
+//!
+//! A unit is thin, or it takes no UNMAP. Thin and not resource provisioned, though the pool reserves every extent: the disks
+//! below may be thin themselves, and only a thin unit may answer 7/27/07 (SBC-3 §4.7.3.6). LBPRZ=1: what was unmapped reads as
+//! zeroes, on every copy. No anchors: nobody could keep the promise.
 
 use crate::command::{Continuation, Extent, Operation, Outcome, Step};
 use crate::limits::{MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME_BLOCKS};
@@ -93,7 +97,9 @@ fn unmap_extent(unit: &LogicalUnit, descriptor: &[u8; 16]) -> Result<Extent, Sen
     unit.extent(u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from(u32::from_be_bytes([i, j, k, l])))
 }
 
-/// GET LBA STATUS: one descriptor, from the asked block on.
+/// GET LBA STATUS: one descriptor, from the asked block on. Status 0 means "mapped or unknown", and a deallocated block may
+/// become a mapped one of zeroes by itself at any time (SBC-3 §4.7.3.5): it is never wrong. "Deallocated" is: a program that
+/// copies a unit leaves such blocks out.
 pub(crate) fn get_lba_status(call: &mut Call<'_>) -> Result<Step, Sense> {
     let extent = status_extent(call)?;
     if !call.unit.config.thin {
@@ -255,6 +261,41 @@ mod tests {
         let mut bench = Bench::ready_with(|config| config.blocks = 1 << 30);
         let list = unmap_list(&[(0, 1 << 20), (1 << 21, 1)]);
         bench.refused_with(&unmap_cdb(&list), &list, 0x5, (0x26, 0), Some((32, None)));
+    }
+
+    /// READ CAPACITY (16), the VPD pages B0h and B2h, and what commands do, say the same.
+    #[test]
+    fn what_is_declared_is_what_is_done() {
+        for thin in [true, false] {
+            let mut bench = Bench::ready_with(|config| config.thin = thin);
+            let capacity = bench.data_in(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0]);
+            let limits = bench.data_in(&[0x12, 1, 0xb0, 0, 64, 0]);
+            let page = bench.data_in(&[0x12, 1, 0xb2, 0, 8, 0]);
+            let (lbpme, lbprz) = (capacity[14] & 0x80 != 0, capacity[14] & 0x40 != 0);
+            assert_eq!((lbpme, lbprz), (thin, thin));
+            assert_eq!(
+                (page[5] & 0xe0 == 0xe0, page[5] & 0x1c == 0x04),
+                (lbpme, lbprz),
+                "LBPU, LBPWS; LBPRZ"
+            );
+            assert_eq!(page[5] & 0x02, 0, "ANC_SUP");
+            assert_eq!(page[6] & 7, if thin { 2 } else { 0 }, "PROVISIONING TYPE");
+            assert_eq!(limits[20..28] != [0; 8], lbpme, "how much one UNMAP takes");
+            // No thresholds: no exponent, no mode page, no log page.
+            assert_eq!(page[4], 0);
+            bench.refused(&[0x5a, 0, 0x1c, 2, 0, 0, 0, 0, 255, 0], 0x5, (0x24, 0), Some((3, None)));
+            bench.refused(&[0x4d, 0, 0x4c, 0, 0, 0, 0, 0, 255, 0], 0x5, (0x24, 0), Some((2, Some(5))));
+
+            bench.good(&write_same16(0, 0, 16), &BLOCK);
+            let list = unmap_list(&[(0, 8)]);
+            if !thin {
+                bench.refused_with(&unmap_cdb(&list), &list, 0x5, (0x20, 0), None);
+                continue;
+            }
+            bench.good(&unmap_cdb(&list), &list);
+            let read = bench.data_in(&[0x28, 0, 0, 0, 0, 0, 0, 0, 16, 0]);
+            assert!(read[..4096] == [0; 4096] && read[4096..] == [0x5a; 4096]);
+        }
     }
 
     #[test]

@@ -200,7 +200,8 @@ impl Running {
                 (Kind::Copy(copying), *extent)
             }
             Operation::Provisioning(extent) => {
-                // Every volume is allocated in full: the pool hands out whole extents.
+                // Every volume is allocated in full: the pool hands out whole extents. What the disks below make of
+                // that, nobody tells for both copies; "mapped" also stands for "unknown".
                 self.work.outcome = Outcome::Provisioning { mapped: true, blocks: extent.blocks };
                 (Kind::Settle, Extent { lba: extent.lba, blocks: 0 })
             }
