@@ -232,13 +232,23 @@ impl Driver {
         self.go_on(token).map(|finished| finished.completion)
     }
 
-    /// Copies of these nexuses that write the unit by a command to another one: they are not its tasks, but the right to
-    /// write it has ended for them all the same. Answers how many `wait` waits for.
-    fn stop_copies(&self, target: &TargetEntry, nexuses: &[NexusId], lun: [u8; 8], wait: u64) -> usize {
+    /// Copies of those nexuses (`None`: of all at the target) that write the unit by a command to another one: they are not
+    /// its tasks, but write it all the same. Answers how many `wait` waits for.
+    fn stop_copies(
+        &self,
+        target: &TargetEntry,
+        nexuses: Option<&[NexusId]>,
+        lun: [u8; 8],
+        wait: u64,
+    ) -> usize {
         let Some(volume) = target.volume(lun) else { return 0 };
         let mut running = self.inner.running.borrow_mut();
-        let tokens: Vec<u64> =
-            running.tokens(|command| nexuses.contains(&command.nexus) && command.copies_to(volume)).collect();
+        let concerns = |command: &Running| {
+            command.target.name == target.name
+                && nexuses.is_none_or(|nexuses| nexuses.contains(&command.nexus))
+                && command.copies_to(volume)
+        };
+        let tokens: Vec<u64> = running.tokens(concerns).collect();
         let mut requests: Vec<RequestId> = Vec::new();
         for &token in &tokens {
             if let Some(command) = running.get_mut(token) {
@@ -261,7 +271,7 @@ impl Driver {
                 left = left.saturating_add(link.abort(Scope::Unit(lun), wait));
             }
         }
-        left = left.saturating_add(self.stop_copies(target, nexuses, lun, wait));
+        left = left.saturating_add(self.stop_copies(target, Some(nexuses), lun, wait));
         self.inner.wait(wait, Settle::Command(token), left);
         if let Some(command) = self.inner.running.borrow_mut().get_mut(token) {
             command.wait_for(left);
@@ -407,6 +417,10 @@ impl Host for Driver {
                 self.losers.extend(link.nexus());
             }
             left = left.saturating_add(link.abort(scope, wait));
+        }
+        // No write that began before a reset lands after its answer, whichever unit was told to copy (S16).
+        if let (TaskFunction::LogicalUnitReset, Some(target)) = (function, self.target()) {
+            left = left.saturating_add(self.stop_copies(target, None, lun, wait));
         }
         self.inner.wait(wait, Settle::Management { link: self.link_id, id: management }, left);
         left

@@ -97,6 +97,88 @@ fn an_aborted_copy_has_settled_once_what_is_out_is_answered() {
     });
 }
 
+/// A copy by a command to LUN 0, one of whose writes to LUN 1 is out, and three reads; answers its tag.
+async fn copy_half_way(world: &World, copier: &mut Initiator) -> u32 {
+    fill(copier).await;
+    world.backend.hold(true);
+    let (cdb, list) = copy();
+    let tag = copier.start(cdb, 0, 0, &list).await;
+    settle().await;
+    assert_eq!(world.backend.release(|op| matches!(op, BackendOp::Read { lba, .. } if lba.0 == 0)), 1);
+    settle().await;
+    tag
+}
+
+#[test]
+fn a_reset_of_the_destination_ends_copies_by_commands_to_another_unit() {
+    test(|world| async move {
+        two_units(&world);
+        let mut copier = ready(&world, 1).await;
+        let mut resetter = ready(&world, 2).await;
+        let copying = copy_half_way(&world, &mut copier).await;
+        resetter.manage_at(1, TaskFunction::LogicalUnitReset, NO_TAG).await;
+        settle().await;
+        assert_eq!(world.backend.release(is_read), 3);
+        let early = tokio::time::timeout(Duration::from_millis(200), resetter.receive()).await;
+        assert!(early.is_err(), "answered before the write had settled: {early:?}");
+        assert_eq!(world.backend.held(), 1, "the write that was out, no other");
+        world.backend.hold(false);
+        let (Reply::TaskManagement(response), _) = resetter.receive().await.unwrap() else { panic!() };
+        assert_eq!(response.response, TaskResult::Complete.code());
+        // The command was not aborted, as it went to LUN 0: it is answered.
+        assert_eq!(copier.finish(copying, b"").await.unwrap().sense, [0xa, 0x0d, 1]);
+        assert!(world.backend.bytes(OTHER, 1024 * 512, 1 << 20).iter().all(|&byte| byte == 0));
+        for (lun, sense) in [(0, [0; 3]), (1, [6, 0x29, 3])] {
+            assert_eq!(copier.run_at(lun, [0; 16], b"").await.sense, sense);
+        }
+    });
+}
+
+#[test]
+fn so_does_a_reset_by_the_session_that_copies() {
+    test(|world| async move {
+        two_units(&world);
+        let mut copier = ready(&world, 1).await;
+        let copying = copy_half_way(&world, &mut copier).await;
+        copier.manage_at(1, TaskFunction::LogicalUnitReset, NO_TAG).await;
+        settle().await;
+        assert_eq!(world.backend.release(is_read), 3);
+        settle().await;
+        assert_eq!(world.backend.held(), 1, "the write that was out, no other");
+        world.backend.hold(false);
+        // Two answers, in any order.
+        let mut ends = [copier.receive().await.unwrap().0, copier.receive().await.unwrap().0];
+        ends.sort_by_key(|end| matches!(end, Reply::ScsiResponse(_)));
+        let [Reply::TaskManagement(reset), Reply::ScsiResponse(copy)] = ends else { panic!("{ends:?}") };
+        assert_eq!((reset.response, copy.status), (TaskResult::Complete.code(), 2));
+        assert_eq!(copy.initiator_task_tag, copying);
+        assert!(world.backend.bytes(OTHER, 1024 * 512, 1 << 20).iter().all(|&byte| byte == 0));
+    });
+}
+
+#[test]
+fn a_reset_of_another_unit_than_the_destination_leaves_a_copy_alone() {
+    test(|world| async move {
+        two_units(&world);
+        world.backend.add(VolumeId(9), MIB << 20);
+        let mut three = config(None, MIB << 11);
+        for (lun, volume) in [(1, OTHER), (2, VolumeId(9))] {
+            three.luns.insert(lun, UnitConfig::new(ClusterId(1), volume, MIB << 11).into());
+        }
+        world.service.set_targets(&[three]);
+        let mut copier = Initiator::login(world.address, 1).await.ready().await;
+        let mut resetter = Initiator::login(world.address, 2).await.ready().await;
+        let copying = copy_half_way(&world, &mut copier).await;
+        resetter.manage_at(2, TaskFunction::LogicalUnitReset, NO_TAG).await;
+        let (Reply::TaskManagement(response), _) = resetter.receive().await.unwrap() else { panic!() };
+        assert_eq!(response.response, TaskResult::Complete.code());
+        world.backend.hold(false);
+        assert_eq!(copier.finish(copying, b"").await.unwrap().status, 0);
+        let len = usize::from(BLOCKS) * 512;
+        assert!(world.backend.bytes(OTHER, 0, len) == pattern(len, 3));
+    });
+}
+
 #[test]
 fn preempt_and_abort_waits_for_copies_to_the_unit_by_commands_to_another() {
     let reserve = |action: u8, kind: u8, key: u8, new: u8| {

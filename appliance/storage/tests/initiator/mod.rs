@@ -172,10 +172,16 @@ impl Initiator {
 
     /// Sends a task management request.
     pub async fn manage(&mut self, function: TaskFunction, referenced: u32) {
+        self.manage_at(0, function, referenced).await;
+    }
+
+    /// Likewise, for another unit.
+    pub async fn manage_at(&mut self, lun: u8, function: TaskFunction, referenced: u32) {
         let request = TaskManagementRequest {
             immediate: true,
             last: true,
             function: function.code(),
+            lun: u64::from(lun) << 48,
             initiator_task_tag: 0xf000,
             referenced_task_tag: referenced,
             cmd_sn: self.cmd_sn,
