@@ -18,7 +18,7 @@ const INITIATOR_MODULES: &str = "vmxnet3 sd_mod iscsi_tcp crc32c-intel";
 /// Programs that it uses.
 const INITIATOR_PROGRAMS: &str = "iscsid iscsiadm mke2fs e2fsck";
 /// Programs of the acceptance run, on top.
-const ACCEPTANCE_PROGRAMS: &str = "resize2fs fio sg_compare_and_write sg_copy_results sg_inq sg_logs sg_luns sg_modes sg_opcodes \
+const ACCEPTANCE_PROGRAMS: &str = "resize2fs fio sg_compare_and_write sg_copy_results sg_get_lba_status sg_inq sg_logs sg_luns sg_modes sg_opcodes \
     sg_persist sg_raw sg_readcap sg_requests sg_reset sg_rtpg sg_sync sg_turs sg_unmap sg_vpd sg_write_same sg_xcopy";
 /// Drivers of a guest whose disk is the LUN.
 const GUEST_MODULES: &str = "virtio_pci virtio_blk ext4 button evdev";
@@ -67,7 +67,9 @@ pub fn initiator_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
 /// A host that tries everything on the LUN, with sg3_utils and fio.
 pub fn acceptance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
     let mut files = host_files("acceptance", &format!("{INITIATOR_PROGRAMS} {ACCEPTANCE_PROGRAMS}"))?;
-    files.push(format!("/etc/futago/acceptance-io={}", script("acceptance-io")));
+    files.extend(
+        ["acceptance-io", "acceptance-logins"].map(|part| format!("/etc/futago/{part}={}", script(part))),
+    );
     initramfs(&dir.join("acceptance.cpio"), kernel, INITIATOR_MODULES, &files)
 }
 

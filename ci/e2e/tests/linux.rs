@@ -50,10 +50,11 @@ fn the_kernels_initiator_passes_every_check_through_a_failover() {
         kernel,
         memory_mib: 1024,
         command_line: format!(
-            "ADDRESS=198.51.100.20/24 PORTAL={} TARGET={} CHAP={}",
+            "ADDRESS=198.51.100.20/24 PORTAL={} TARGET={} CHAP={} SIZE_AFTER={}",
             demo.portal(),
             demo.iqn(),
-            CHAP.join(":")
+            CHAP.join(":"),
+            320_u64 << 20
         ),
         links: vec!["tap,ifname=tap-host,script=no,downscript=no".into()],
         number: 20,
@@ -65,8 +66,11 @@ fn the_kernels_initiator_passes_every_check_through_a_failover() {
         machine.wait_line(&format!("INITIATOR {mark}"), Duration::from_secs(180)).unwrap();
         println!("linux: {mark} after {:.0} s", start.elapsed().as_secs_f32());
     }
-    std::thread::sleep(Duration::from_secs(3));
+    machine.wait_line("INITIATOR grow me", Duration::from_secs(60)).unwrap();
     let victim = demo.primary().unwrap();
+    demo.ctl(&victim, &["volume", "grow", "demo", "320MiB"]).unwrap();
+    machine.wait_line("INITIATOR mark grown", Duration::from_secs(60)).unwrap();
+    println!("linux: mark grown after {:.0} s", start.elapsed().as_secs_f32());
     demo.kill(&victim).unwrap();
     assert!(!machine.console().contains("INITIATOR mark verified"), "fio was over before the node died");
     machine.wait_line("INITIATOR mark verified", Duration::from_secs(180)).unwrap();
@@ -81,6 +85,7 @@ fn the_kernels_initiator_passes_every_check_through_a_failover() {
     println!("linux: {result}");
     // The demo's volume has all of it: nothing may have been left out.
     assert!(result.contains("thin=yes copy=yes chap=yes trimmed="), "{result}");
+    assert!(result.contains(" grown=yes "), "{result}");
     assert!(!result.contains("trimmed=none"), "{result}");
     assert!(machine.wait_off(Duration::from_secs(60)).unwrap().success());
     demo.wait_healthy(HEALTHY).unwrap();
