@@ -196,3 +196,26 @@ fn discovery_takes_chap_from_who_insists_on_it() {
         assert_eq!(door.opened.len(), usize::from(good));
     }
 }
+
+#[test]
+fn chap_names_of_511_bytes_and_secrets_of_255_log_in() {
+    let long = |byte: &str, len: usize| byte.repeat(len);
+    let (name, secret) = (long("n", 511), long("s", 255));
+    for (user, proof_of, good) in [(511, 255, true), (510, 255, false), (511, 254, false)] {
+        let mutual = Some((long("t", 511), long("u", 255).into_bytes()));
+        let credentials = Credentials { name: name.clone(), secret: secret.clone().into_bytes(), mutual };
+        let (mut door, mut login) = (Door::new(Access::Chap(credentials)), Login::default());
+        login.handle_request(&request(0b0011), &with_names("AuthMethod=CHAP\0"), &mut door);
+        login.handle_request(&request(0b0011), b"CHAP_A=5\0", &mut door);
+        let proof = crate::chap::md5_response(1, &secret.as_bytes()[..proof_of], &[2; 16]);
+        // The longest challenge that RFC 7143 §12.1.3 allows: 1024 bytes.
+        let challenge = long("7", 2048);
+        let text = format!("CHAP_N={}\0CHAP_R={proof}\0CHAP_I=3\0CHAP_C=0x{challenge}\0", &name[..user]);
+        let answer = login.handle_request(&request(0b0011), text.as_bytes(), &mut door);
+        assert_eq!(matches!(answer.next, Next::FullFeature(_)), good, "{user} {proof_of}");
+        if good {
+            let own = format!("CHAP_N={}\0", long("t", 511));
+            assert!(answer.text.starts_with(own.as_bytes()));
+        }
+    }
+}

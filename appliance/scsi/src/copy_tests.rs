@@ -108,7 +108,7 @@ fn segments_are_copied_within_a_unit_and_to_another() {
 }
 
 #[test]
-fn a_copy_reaches_only_units_that_exist_for_its_nexus() {
+fn cve_2020_28374_a_copy_reaches_only_units_that_exist_for_its_nexus() {
     // CVE-2020-28374: whoever may copy at one unit may not thereby read or write another.
     let mut bench = bench_with(|port| port.name.ends_with(":a"));
     bench.nexus = B;

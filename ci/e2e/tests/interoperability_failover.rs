@@ -151,9 +151,10 @@ fn both_nodes_show_the_same_bytes() {
     demo.stop().unwrap();
 }
 
-/// A write that waits in a dead path must not land on what was written since by another (rules S4, S5).
+/// A write that waits in a dead path must not land on what was written since by another (rules S4, S5): not when the old
+/// path's node wakes up (tcmu-runner #420), nor when it serves again and finds the write in its queues (#384).
 #[test]
-fn tcmu_runner_420_an_old_paths_write_does_not_land_after_failover() {
+fn tcmu_runner_420_384_an_old_paths_write_does_not_land_after_failover() {
     let mut demo = start("old-path");
     for round in 0..2_u8 {
         let mut old_path = open(&demo, 1);
@@ -171,8 +172,10 @@ fn tcmu_runner_420_an_old_paths_write_does_not_land_after_failover() {
         assert_eq!(open(&demo, 2).read(500, 4096).unwrap(), [0x20 + round; 4096]);
         // And on the other copy.
         hand_over(&demo, Demo::other(&paused));
+        assert_eq!(demo.primary().unwrap(), paused);
         assert_eq!(open(&demo, 2).read(500, 4096).unwrap(), [0x20 + round; 4096]);
         demo.wait_healthy(HEALTHY).unwrap();
+        assert_eq!(open(&demo, 2).read(500, 4096).unwrap(), [0x20 + round; 4096]);
     }
     demo.stop().unwrap();
 }
