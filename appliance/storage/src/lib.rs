@@ -4,6 +4,7 @@
 //! - [`target`]: iSCSI connections and sessions; turns commands into requests to the engine.
 //! - [`peers`]: replication connections.
 //! - [`link`]: the storage link to the cluster manager.
+//! - [`vigil`]: when the engine stays awake for a moment instead of falling asleep.
 //!
 //! Flow of a write: `target` (bytes → request) → `engine` (request → replica → disk and peer commands) → ring and
 //! `peers` → completions → replica → reply → `target`.
@@ -21,6 +22,7 @@ mod inbox;
 mod link;
 mod peers;
 pub mod target;
+pub mod vigil;
 
 use std::error::Error;
 use std::net::SocketAddr;

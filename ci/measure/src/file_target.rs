@@ -4,7 +4,7 @@
 //! Not for data that anybody wants to keep: overlapping writes are not ordered (S18), which a load of whole, aligned blocks
 //! does not notice.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,6 +21,7 @@ use scsi::UnitConfig;
 use storage::target::{
     BackendOp, BackendRequest, BlockBackend, Limits, Reply, RequestId, Service, TargetConfig,
 };
+use storage::vigil::Vigil;
 use tokio::sync::Notify;
 
 /// The one target.
@@ -32,6 +33,8 @@ struct File {
     space: Space,
     buffers: BufferPool,
     wake: Notify,
+    /// A request came since it was looked for.
+    asked: Cell<bool>,
 }
 
 impl BlockBackend for File {
@@ -51,6 +54,7 @@ impl BlockBackend for File {
             BackendOp::Flush => ring.flush(token, space),
             BackendOp::Update { .. } | BackendOp::Reserve(_) => panic!("the load has none"),
         }
+        self.asked.set(true);
         self.wake.notify_one();
     }
 
@@ -72,8 +76,13 @@ async fn serve(disk: Disk, tell: impl FnOnce(SocketAddr)) -> Result<()> {
     let readiness = Readiness::of(&ring)?;
     let space = Space::of_disk(&disk);
     let ByteCount(size_bytes) = space.len();
-    let file =
-        Rc::new(File { ring: RefCell::new(ring), space, buffers: buffers.clone(), wake: Notify::new() });
+    let file = Rc::new(File {
+        ring: RefCell::new(ring),
+        space,
+        buffers: buffers.clone(),
+        wake: Notify::new(),
+        asked: Cell::new(false),
+    });
     let service = Service::new(Limits::default(), buffers, file.clone());
     let unit = UnitConfig::new(ClusterId(1), VolumeId(1), size_bytes / BLOCK_BYTES);
     let luns = BTreeMap::from([(0, unit.into())]);
@@ -81,13 +90,22 @@ async fn serve(disk: Disk, tell: impl FnOnce(SocketAddr)) -> Result<()> {
     service.set_served(VolumeId(1), true);
     service.start("127.0.0.1:0".parse()?)?;
     tell(service.address().expect("open"));
+    let mut vigil = Vigil::default();
     loop {
+        let mut answered = 0;
         while let Some(done) = next(&file) {
+            answered += 1;
             service.complete(RequestId(done.token), reply(done));
         }
         file.ring.borrow_mut().submit()?;
         if file.ring.borrow_mut().is_ready() {
             tokio::task::yield_now().await;
+            continue;
+        }
+        file.asked.set(false);
+        let came = || file.asked.get() || file.ring.borrow_mut().is_ready();
+        let open = file.ring.borrow().open_requests();
+        if vigil.look(open, answered, came).await {
             continue;
         }
         tokio::select! {

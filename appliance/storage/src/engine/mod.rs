@@ -43,6 +43,7 @@ use crate::clock;
 use crate::inbox::Inbox;
 use crate::link::LinkEvent;
 use crate::peers::{PeerEvent, Peers};
+use crate::vigil::Vigil;
 
 pub(crate) use self::opening::opener;
 pub(crate) use self::requests::InitiatorEvent;
@@ -80,6 +81,7 @@ pub(crate) struct Engine {
     guard: Option<Guard>,
     volumes: BTreeMap<VolumeId, Volume>,
     last_report: Option<(Monotonic, control::link::Report)>,
+    vigil: Vigil,
     stopping: bool,
 }
 
@@ -118,6 +120,7 @@ impl Engine {
             guard: None,
             volumes: BTreeMap::new(),
             last_report: None,
+            vigil: Vigil::default(),
             stopping: false,
         })
     }
@@ -134,6 +137,11 @@ impl Engine {
             if self.inbox.len() > 0 || self.operations.ring.is_ready() {
                 // Connections run between two turns, also when there is more to do at once.
                 tokio::task::yield_now().await;
+                continue;
+            }
+            let (open, answered) = self.requests.state();
+            let came = || self.inbox.len() > 0 || self.operations.ring.is_ready();
+            if self.vigil.look(open, answered, came).await {
                 continue;
             }
             tokio::select! {

@@ -34,11 +34,18 @@ struct Open {
 pub(super) struct Requests {
     buffers: BufferPool,
     open: HashMap<RequestId, Open>,
+    /// How many were answered since [`Requests::state`] was asked.
+    answered: usize,
 }
 
 impl Requests {
     pub(super) fn new(buffers: BufferPool) -> Self {
-        Self { buffers, open: HashMap::new() }
+        Self { buffers, open: HashMap::new(), answered: 0 }
+    }
+
+    /// How many are open, and how many were answered since the last call.
+    pub(super) fn state(&mut self) -> (usize, usize) {
+        (self.open.len(), std::mem::take(&mut self.answered))
     }
 
     /// The answer to `Command::Compare`: what to write, if anything.
@@ -103,6 +110,7 @@ impl Engine {
     ) {
         let id = RequestId(id.0);
         let Some(open) = self.requests.open.remove(&id) else { return };
+        self.requests.answered = self.requests.answered.saturating_add(1);
         let may_answer = self.may_answer(volume);
         let reply = match result {
             _ if !may_answer => Reply::NotServed,
