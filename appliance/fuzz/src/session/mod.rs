@@ -245,7 +245,8 @@ impl Initiator {
     fn finish(mut self) {
         (self.host.crowded, self.host.no_memory) = (false, false);
         self.machine.handle_room(&mut self.host);
-        for _ in 0..1000 {
+        // The smallest bursts of the largest commands, one R2T at a time, take some thousands of rounds.
+        for _ in 0..100_000 {
             if !self.go_on() {
                 break;
             }
