@@ -18,7 +18,7 @@ use crate::unit::{LogicalUnit, UnitConfig};
 use crate::{copy, lun, persistent_out, provisioning, verify};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use base::Reservations;
+use base::{Reservations, VolumeId};
 
 /// A SCSI target device with one port.
 #[derive(Debug)]
@@ -54,6 +54,12 @@ impl Target {
     #[must_use]
     pub fn has_unit(&self, nexus: NexusId, lun: [u8; 8]) -> bool {
         self.visible(nexus, lun).is_some()
+    }
+
+    /// Whether a unit of `volume` exists for `nexus`.
+    #[must_use]
+    pub fn sees_volume(&self, nexus: NexusId, volume: VolumeId) -> bool {
+        self.units.values().any(|unit| unit.config.volume == volume && unit.is_visible_to(nexus))
     }
 
     /// The unit at this LUN field, if it exists for `nexus`.
@@ -228,18 +234,18 @@ impl Target {
         continuation: Continuation,
         outcome: Outcome,
     ) -> Result<Step, Sense> {
-        if !matches!(continuation, Continuation::Reserve { .. } | Continuation::Copy { .. }) {
-            check_outcome(outcome)?;
-        }
         if let (Continuation::Copy { index, done }, Some(cdb)) = (continuation, Cdb::new(command.cdb)) {
             return copy::copied(self, command, &cdb, (index, done), outcome);
         }
         let unit = lun::decode(command.lun).and_then(|number| self.units.get_mut(&number));
         let unit = unit.filter(|unit| unit.is_visible_to(command.nexus));
-        // The unit was unmapped or masked meanwhile; what was asked for is done all the same.
+        // The unit was unmapped or masked meanwhile: what was asked for is done, in whole or in part, or not.
         let (Some(unit), Some(cdb)) = (unit, Cdb::new(command.cdb)) else {
             return Err(Sense::new(SenseKey::AbortedCommand, Asc::REPORTED_LUNS_CHANGED));
         };
+        if !matches!(continuation, Continuation::Reserve { .. }) {
+            check_outcome(outcome)?;
+        }
         let mut call = Call { command, cdb, unit, nexuses: &self.nexuses };
         match continuation {
             Continuation::Finish => Ok(Step::Done(Response::good())),
@@ -586,9 +592,11 @@ mod tests {
         let command = Command { nexus: A, lun: [0; 8], cdb: &READ, offered_len: 0, parameters: &[] };
         let Step::Backend(_, continuation) = bench.target.execute(&command) else { panic!("no operation") };
         bench.target.mask(0, |_| false);
-        let Step::Done(response) = bench.target.resume(&command, continuation, Outcome::Done) else {
-            panic!("not done")
-        };
-        assert_eq!(response.sense.map(|sense| sense.key), Some(SenseKey::AbortedCommand));
+        for outcome in [Outcome::Done, Outcome::Failed(Fault::Internal)] {
+            let Step::Done(response) = bench.target.resume(&command, continuation, outcome) else {
+                panic!("not done")
+            };
+            assert_eq!(response.sense.map(|sense| sense.key), Some(SenseKey::AbortedCommand));
+        }
     }
 }

@@ -386,3 +386,29 @@ fn noise_ends_only_its_own_connection() {
         assert_eq!(good.run([0; 16], 0, b"").await.status, 0);
     });
 }
+
+/// What a host was still to write when it lost the unit must not land after what the next owner writes.
+#[test]
+fn a_unit_that_is_masked_amid_a_long_write_gets_no_more_of_it() {
+    test(|world| async move {
+        const LEN: usize = 40 << 20;
+        const PART: usize = 8 << 20;
+        let mut initiator = Initiator::login(world.address, 1).await.ready().await;
+        world.backend.hold(true);
+        let data = vec![0xa5; LEN];
+        let tag = initiator.start(write16(0, (LEN / 512) as u32), 0, 0, &data).await;
+        let writing = tokio::task::spawn_local(async move { initiator.finish(tag, &data).await });
+        while world.backend.held() < 4 {
+            settle().await;
+        }
+        let mut masked = config(None, MIB << 11);
+        let unit = UnitConfig::new(ClusterId(1), VOLUME, MIB << 11);
+        masked.luns.insert(0, Lun { unit, initiators: vec![Pattern::typed("iqn.2026-01.test:nobody")] });
+        world.service.set_targets(&[masked]);
+        world.backend.hold(false);
+        let done = writing.await.unwrap().unwrap();
+        assert_eq!(done.sense, [0xb, 0x3f, 0x0e]);
+        assert!(world.backend.bytes(VOLUME, 0, 4 * PART).iter().all(|&byte| byte == 0xa5), "what was out");
+        assert!(world.backend.bytes(VOLUME, 4 * PART, PART).iter().all(|&byte| byte == 0), "no more");
+    });
+}

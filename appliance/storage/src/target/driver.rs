@@ -82,6 +82,16 @@ impl TargetEntry {
         self.server.borrow_mut().attach(nexus, port, |number| shown.contains(&number));
     }
 
+    /// Whether the unit at this LUN field exists for `nexus`.
+    pub(super) fn shows(&self, nexus: NexusId, lun: [u8; 8]) -> bool {
+        self.server.borrow().has_unit(nexus, lun)
+    }
+
+    /// Whether a unit of `volume` does.
+    pub(super) fn shows_volume(&self, nexus: NexusId, volume: VolumeId) -> bool {
+        self.server.borrow().sees_volume(nexus, volume)
+    }
+
     fn volume(&self, lun: [u8; 8]) -> Option<VolumeId> {
         let number = scsi::lun::decode(lun)?;
         self.server.borrow().unit(number).map(|unit| unit.config().volume)
@@ -242,23 +252,17 @@ impl Driver {
         wait: u64,
     ) -> usize {
         let Some(volume) = target.volume(lun) else { return 0 };
-        let mut running = self.inner.running.borrow_mut();
-        let concerns = |command: &Running| {
+        let tokens = self.inner.stop_commands(|command| {
             command.target.name == target.name
                 && nexuses.is_none_or(|nexuses| nexuses.contains(&command.nexus))
                 && command.copies_to(volume)
-        };
-        let tokens: Vec<u64> = running.tokens(concerns).collect();
-        let mut requests: Vec<RequestId> = Vec::new();
+        });
+        let mut running = self.inner.running.borrow_mut();
         for &token in &tokens {
             if let Some(command) = running.get_mut(token) {
-                command.stop();
                 command.add_waiter(wait);
             }
-            requests.extend(running.out_requests(token));
         }
-        drop(running);
-        requests.into_iter().for_each(|request| self.inner.backend.abort(request));
         tokens.len()
     }
 
@@ -447,19 +451,7 @@ impl Host for Driver {
     }
 
     fn cancel(&mut self, task: TaskId) {
-        let link_id = self.link_id;
-        let mut running = self.inner.running.borrow_mut();
-        let tokens: Vec<u64> =
-            running.tokens(|command| command.link.id == link_id && command.task == task).collect();
-        let mut requests: Vec<RequestId> = Vec::new();
-        for token in tokens {
-            if let Some(command) = running.get_mut(token) {
-                command.stop();
-            }
-            requests.extend(running.out_requests(token));
-        }
-        drop(running);
-        requests.into_iter().for_each(|request| self.inner.backend.abort(request));
+        self.inner.stop_commands(|command| command.link.id == self.link_id && command.task == task);
     }
 
     fn settled(&mut self, token: u64) {

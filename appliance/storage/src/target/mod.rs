@@ -28,7 +28,7 @@ use control::targets::Access;
 use disk::BufferPool;
 use driver::TargetEntry;
 use link::{Event, Link};
-use running::Slab;
+use running::{Running, Slab};
 use scsi::UnitConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -187,6 +187,7 @@ impl Service {
             }
         }
         drop(entries);
+        self.inner.stop_commands(|command| command.has_lost_its_unit());
         for link in self.inner.links() {
             if gone.contains(&link.target_name()) || self.is_shut_out(&link) {
                 link.end();
@@ -329,6 +330,22 @@ impl Inner {
                 return tsih;
             }
         }
+    }
+
+    /// Commands that satisfy `wanted` are to end soon; nothing more is submitted for them. Answers their tokens.
+    fn stop_commands(&self, wanted: impl Fn(&Running) -> bool) -> Vec<u64> {
+        let mut running = self.running.borrow_mut();
+        let tokens: Vec<u64> = running.tokens(wanted).collect();
+        let mut requests: Vec<RequestId> = Vec::new();
+        for &token in &tokens {
+            if let Some(command) = running.get_mut(token) {
+                command.stop();
+            }
+            requests.extend(running.out_requests(token));
+        }
+        drop(running);
+        requests.into_iter().for_each(|request| self.backend.abort(request));
+        tokens
     }
 
     /// Tasks that someone waits for were aborted; `left` have to settle yet.

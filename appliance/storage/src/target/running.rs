@@ -243,6 +243,13 @@ impl Running {
         matches!(self.work.kind, Kind::Copy(_))
     }
 
+    /// Its nexus does not see the unit any more that it is for, or that it copies to.
+    pub(super) fn has_lost_its_unit(&self) -> bool {
+        let copies_out_of_sight = matches!(self.work.kind, Kind::Copy(copying)
+            if !self.target.shows_volume(self.nexus, copying.destination));
+        copies_out_of_sight || !self.target.shows(self.nexus, self.lun)
+    }
+
     /// Whether it copies to `volume`.
     pub(super) fn copies_to(&self, volume: VolumeId) -> bool {
         matches!(self.work.kind, Kind::Copy(copying) if copying.destination == volume)
