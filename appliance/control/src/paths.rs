@@ -20,5 +20,7 @@ pub const WEB_SOCKET: &str = "run/web.sock";
 pub const SUPERVISOR_SOCKET: &str = "run/supervisor.sock";
 /// Supervisor's process id.
 pub const SUPERVISOR_PID: &str = "run/supervisor.pid";
+/// What is wrong with the machine itself, a problem a line; PID 1 writes it, the cluster manager passes it on.
+pub const MACHINE_PROBLEMS: &str = "run/problems";
 /// One log file per service below it, e.g. `log/storage.log`.
 pub const LOG_DIR: &str = "log";

@@ -139,6 +139,10 @@ fn beat(node: &Arc<Node>) {
     if let Some((volume, to)) = gathering {
         gather(node, &applied.state, volume, to);
     }
+    let report = report.map(|mut report| {
+        report.problems.extend(node.machine_problems());
+        report
+    });
     for (to, lease) in requests {
         let (node, report) = (node.clone(), report.clone());
         tokio::spawn(async move { ask(&node, to, lease, report).await });

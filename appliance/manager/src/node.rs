@@ -70,6 +70,13 @@ impl Node {
         })
     }
 
+    /// What PID 1 finds wrong with this machine.
+    pub(crate) fn machine_problems(&self) -> Vec<String> {
+        // Absent where there is nothing to tell, or no PID 1 of ours.
+        let text = fs::read_to_string(self.dir.join(paths::MACHINE_PROBLEMS)).unwrap_or_default();
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
     /// How long a command may take in all.
     pub(crate) fn patience(&self) -> Duration {
         self.timing.raft_election_max * 10

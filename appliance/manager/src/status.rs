@@ -227,6 +227,9 @@ impl View<'_> {
             let name = self.state.name_of(*node);
             problems.extend(report.problems.iter().map(|problem| format!("{name}: {problem}")));
         }
+        // A peer's come with its report.
+        let name = &self.node.settings.name;
+        problems.extend(self.node.machine_problems().iter().map(|problem| format!("{name}: {problem}")));
         if self.state.data_nodes().len() == 2 && self.state.members.len() == 2 {
             problems.push(
                 "There is no witness: if one data node fails, the other can't take over by itself.".into(),

@@ -160,6 +160,23 @@ fn the_other_takes_over_when_the_primary_dies_and_the_dead_one_returns() {
 }
 
 #[test]
+fn what_is_wrong_with_a_machine_is_known_to_all() {
+    let (nodes, primary) = serving_trio(30);
+    let path = nodes[primary].dir.join(control::paths::MACHINE_PROBLEMS);
+    std::fs::write(&path, "The disk is lost.\n").unwrap();
+    let told = format!("{}: The disk is lost.", nodes[primary].settings.name);
+    for node in &nodes {
+        eventually("told", || node.status().problems.contains(&told).then_some(()));
+    }
+    let problems = nodes[primary].status().problems;
+    assert_eq!(problems.iter().filter(|problem| **problem == told).count(), 1, "{problems:?}");
+    std::fs::remove_file(&path).unwrap();
+    for node in &nodes {
+        eventually("over", || (!node.status().problems.contains(&told)).then_some(()));
+    }
+}
+
+#[test]
 fn a_restarted_storage_process_is_promoted_anew() {
     let (mut nodes, primary) = serving_trio(23);
     let before = nodes[primary].storage().config().unwrap();

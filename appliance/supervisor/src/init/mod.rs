@@ -9,6 +9,7 @@
 
 mod command_line;
 mod console;
+mod memory;
 mod modules;
 mod mounts;
 mod power;
@@ -16,6 +17,7 @@ mod repair;
 mod settings;
 mod slots;
 mod state;
+mod state_watch;
 mod system_disk;
 
 use crate::node::{self, Ending, Mode};
@@ -115,6 +117,11 @@ fn run_services(machine: Machine) -> anyhow::Result<Ending> {
             show(&lines);
             if let Some(line) = slots::welcome(&command_line) {
                 show(&line);
+            }
+            if command_line.log_to_console
+                && let Err(error) = memory::report()
+            {
+                say(&format!("futago: could not start a thread: {error}"));
             }
             confirm_slot(command_line);
         }));

@@ -12,6 +12,9 @@ struct Mount {
     options: &'static str,
 }
 
+/// The name that a file system in memory has whose mount point is on the state disk.
+pub(crate) const IN_STATE: &str = "futago-run";
+
 const SAFE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// In this order.
@@ -57,12 +60,12 @@ pub(crate) fn unmount_all() {
     rustix::fs::sync();
 }
 
-/// Mount points of block devices, in the order of mounting.
+/// Mount points of block devices, and what is mounted inside of them, in the order of mounting.
 fn disk_mounts(mounts: &str) -> Vec<&str> {
     let target = |line| {
         let (source, rest) = str::split_once(line, ' ')?;
         let (target, _) = rest.split_once(' ')?;
-        source.starts_with("/dev/").then_some(target)
+        (source.starts_with("/dev/") || source == IN_STATE).then_some(target)
     };
     mounts.lines().filter_map(target).collect()
 }
@@ -73,8 +76,8 @@ mod tests {
 
     #[test]
     fn only_disks_are_unmounted() {
-        let mounts =
-            "rootfs / rootfs rw 0 0\ndevtmpfs /dev devtmpfs rw 0 0\n/dev/vda /var/lib/futago ext4 rw 0 0\n";
-        assert_eq!(disk_mounts(mounts), ["/var/lib/futago"]);
+        let mounts = "rootfs / rootfs rw 0 0\ndevtmpfs /dev devtmpfs rw 0 0\n/dev/vda /var/lib/futago ext4 rw 0 0\n\
+                      futago-run /var/lib/futago/run tmpfs rw 0 0\n";
+        assert_eq!(disk_mounts(mounts), ["/var/lib/futago", "/var/lib/futago/run"]);
     }
 }

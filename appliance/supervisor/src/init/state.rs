@@ -1,7 +1,8 @@
 //! The state disk: the system disk's partition named `futago-state`, which is prepared as it needs ([`repair`]); or, on a
 //! machine without a system disk, an ext4 file system labelled `futago-state`, on whichever block device it is.
 
-use super::{repair, system_disk};
+use super::{mounts, repair, state_watch, system_disk};
+use ::control::paths;
 use anyhow::{Context, bail};
 use rustix::mount::{MountFlags, mount};
 use std::fs::File;
@@ -33,6 +34,12 @@ pub(crate) fn mount_state(dir: &Path, patience: Option<Duration>) -> anyhow::Res
         };
         let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount(&device, dir, "ext4", flags, c"").with_context(|| format!("{}", device.display()))?;
+        // Sockets stay when the disk goes.
+        let run = dir.join(paths::RUN_DIR);
+        std::fs::create_dir_all(&run).with_context(|| format!("{}", run.display()))?;
+        mount(mounts::IN_STATE, &run, "tmpfs", flags, c"mode=0700,size=4m")
+            .with_context(|| format!("{}", run.display()))?;
+        state_watch::start(&device, dir).context("watch the state disk")?;
         return Ok(news);
     }
     mount_memory(dir)?;
