@@ -1,5 +1,5 @@
-//! Two appliances as virtual machines and a witness as an ordinary process, on one segment, paired as an administrator
-//! would: through their consoles.
+//! Two appliances as virtual machines that boot from their system disks, and a witness as an ordinary process, on one
+//! segment, paired as an administrator would: through their consoles.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::namespace;
+use crate::system_disk::SystemDisk;
 use crate::tools::{futago, wait_for};
-use crate::vm::{self, Hardware, Machine};
+use crate::vm::{self, Firmware, Hardware, Machine};
 
 /// Where initiators connect.
 pub const PORTAL: &str = "198.51.100.50:3260";
@@ -38,8 +39,10 @@ impl Machines {
     pub fn start(dir: &Path) -> Result<Self> {
         namespace::segment("segment", "198.51.100.13/24", &["tap-a", "tap-b", "tap-host"])?;
         let kernel = vm::kernel()?;
-        let appliance = vm::appliance_initramfs(dir, &kernel)?;
-        let hardware = ["a", "b"].map(|name| appliance_hardware(dir, name, &kernel, &appliance));
+        let disk = SystemDisk::make(dir)?;
+        // Service logs are part of what a failed test shows.
+        disk.set_environment("slot=a\ntries=\nwords=futago.log=console\n")?;
+        let hardware = ["a", "b"].map(|name| appliance_hardware(dir, name, &disk));
         let [first, second] = hardware;
         let hardware = [first?, second?];
         let initiator = Hardware {
@@ -158,6 +161,12 @@ impl Machines {
         self.running[index(name)].insert(machine).wait_line("web console at", BOOT).map(drop)
     }
 
+    /// What a node, asked itself, says is wrong.
+    pub fn problems(&self, node: &str) -> Result<Vec<String>> {
+        let status: Value = serde_json::from_str(&self.ctl(node, &["status", "--json"])?)?;
+        Ok(serde_json::from_value(status["problems"].clone())?)
+    }
+
     /// A running appliance.
     pub fn machine(&mut self, name: &str) -> Result<&mut Machine> {
         self.running[index(name)].as_mut().context("is off")
@@ -183,19 +192,18 @@ fn tap(name: &str) -> String {
     format!("tap,ifname=tap-{name},script=no,downscript=no")
 }
 
-fn appliance_hardware(dir: &Path, name: &str, kernel: &Path, initramfs: &Path) -> Result<Hardware> {
+fn appliance_hardware(dir: &Path, name: &str, disk: &SystemDisk) -> Result<Hardware> {
     let number = if name == "a" { 11 } else { 12 };
     let settings = json!({
         "version": 1, "name": name, "role": "data", "address": format!("198.51.100.{number}"),
         "portal_interface": "eth0", "disks": ["/dev/sda"], "time_scale_percent": TIME_SCALE_PERCENT,
     });
+    let disk = disk.copy(&dir.join(format!("{name}-system.img")))?;
+    disk.set_settings(&dir.join(name), &settings)?;
     Ok(Hardware {
         name: name.into(),
-        kernel: kernel.to_owned(),
-        initramfs: initramfs.to_owned(),
+        system_disk: Some((disk.path, Firmware::Bios)),
         memory_mib: 768,
-        command_line: "futago.log=console".into(),
-        state_disk: Some(vm::state_disk(dir, &settings)?),
         pvscsi_disks: vec![vm::empty_disk(dir, &format!("{name}-data.img"), DATA_DISK_MIB)?],
         links: vec![tap(name)],
         number,

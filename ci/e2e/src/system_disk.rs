@@ -1,5 +1,6 @@
 //! The appliance's system disk for a test: Buildroot's where `ci/image` has left one, else the distribution's kernel and
-//! GRUB with the binary under test, put together by the image's own scripts.
+//! GRUB with the binary under test, put together by the image's own scripts. `FUTAGO_DISK` names another disk, or says
+//! `distribution`.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -26,15 +27,20 @@ impl SystemDisk {
     /// A fresh disk below `dir`.
     pub fn make(dir: &Path) -> Result<Self> {
         let path = dir.join("system.img");
-        let built = repository().join("image/out/disk.img");
-        if built.exists() {
+        if let Some(built) = built()? {
             println!("system disk: {}", built.display());
             run("cp", &["--sparse=always", &text(&built), &text(&path)])?;
         } else {
-            println!("system disk: the distribution's kernel and GRUB; there is no {}", built.display());
+            println!("system disk: the distribution's kernel and GRUB");
             assemble(dir, &path)?;
         }
         Ok(Self { path })
+    }
+
+    /// Another one like it.
+    pub fn copy(&self, path: &Path) -> Result<Self> {
+        run("cp", &["--sparse=always", &text(&self.path), &text(path)])?;
+        Ok(Self { path: path.to_owned() })
     }
 
     /// Where a partition begins and how long it is, in bytes, by `firmware-config/partitions`.
@@ -110,6 +116,16 @@ impl SystemDisk {
         let (begin, _) = Self::extent("futago-state")?;
         let disk = OpenOptions::new().write(true).open(&self.path)?;
         Ok(disk.write_all_at(&vec![0xa5; len], begin + from)?)
+    }
+}
+
+/// The disk that a build has left.
+fn built() -> Result<Option<PathBuf>> {
+    match std::env::var_os("FUTAGO_DISK").map(PathBuf::from) {
+        Some(choice) if choice.as_os_str() == "distribution" => Ok(None),
+        Some(disk) if disk.exists() => Ok(Some(disk)),
+        Some(missing) => bail!("FUTAGO_DISK: there is no {}", missing.display()),
+        None => Ok(Some(repository().join("image/out/disk.img")).filter(|disk| disk.exists())),
     }
 }
 

@@ -262,22 +262,31 @@ impl Machine {
 
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) -> Result<()> {
-        self.qmp("system_powerdown").map(drop)
+        self.qmp("system_powerdown", Value::Null).map(drop)
+    }
+
+    /// Takes the system disk out of the running machine, as a storage administrator's mistake would.
+    pub fn remove_system_disk(&self) -> Result<()> {
+        self.qmp("device_del", json!({ "id": "system-disk" })).map(drop)
     }
 
     /// QEMU's word for the machine's state: `running`, or `io-error` where a disk's error has stopped it.
     pub fn run_state(&self) -> Result<String> {
-        let status = self.qmp("query-status")?;
+        let status = self.qmp("query-status", Value::Null)?;
         Ok(status["status"].as_str().context("no status")?.to_owned())
     }
 
-    fn qmp(&self, command: &str) -> Result<Value> {
+    fn qmp(&self, command: &str, arguments: Value) -> Result<Value> {
         let mut socket = UnixStream::connect(&self.qmp).context("QMP")?;
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut answers = BufReader::new(socket.try_clone()?).lines();
         let mut result = Value::Null;
-        for command in ["qmp_capabilities", command] {
-            writeln!(socket, "{}", json!({ "execute": command }))?;
+        for (command, arguments) in [("qmp_capabilities", Value::Null), (command, arguments)] {
+            let mut request = json!({ "execute": command });
+            if !arguments.is_null() {
+                request["arguments"] = arguments;
+            }
+            writeln!(socket, "{request}")?;
             result = loop {
                 let answer: Value = serde_json::from_str(&answers.next().context("QMP ended")??)?;
                 if answer.get("error").is_some() {
@@ -317,7 +326,9 @@ fn boot_from(qemu: &mut Command, dir: &Path, disk: &Path, firmware: Firmware) ->
     qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=system", disk.display()));
     match firmware {
         // Behind the data disks, as its device name must not matter; SeaBIOS looks at the first seven.
-        Firmware::Bios => qemu.args(["-device", "scsi-hd,bus=scsi.0,scsi-id=6,drive=system,bootindex=0"]),
+        Firmware::Bios => {
+            qemu.args(["-device", "scsi-hd,id=system-disk,bus=scsi.0,scsi-id=6,drive=system,bootindex=0"])
+        }
         Firmware::Efi => {
             let (code, variables) =
                 OVMF.iter().find(|(code, _)| Path::new(code).exists()).context("no OVMF")?;
@@ -326,7 +337,7 @@ fn boot_from(qemu: &mut Command, dir: &Path, disk: &Path, firmware: Firmware) ->
             qemu.args(["-machine", "q35"]);
             qemu.arg("-drive").arg(format!("if=pflash,format=raw,readonly=on,file={code}"));
             qemu.arg("-drive").arg(format!("if=pflash,format=raw,file={}", own.display()));
-            qemu.args(["-device", "virtio-blk-pci,drive=system,bootindex=0"])
+            qemu.args(["-device", "virtio-blk-pci,id=system-disk,drive=system,bootindex=0"])
         }
     };
     Ok(())

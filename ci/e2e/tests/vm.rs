@@ -1,11 +1,12 @@
-//! The appliance as a virtual machine: boot, and three machines with a real initiator through a failover.
+//! The appliance as a virtual machine: boot; and three machines, two of them from their disk images, with a real initiator
+//! through the loss of a system disk and a failover.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::{Duration, Instant};
 
 use futago_e2e::machines::Machines;
 use futago_e2e::namespace;
-use futago_e2e::tools::work_dir;
+use futago_e2e::tools::{self, work_dir};
 use futago_e2e::vm::{self, Hardware, Machine};
 use serde_json::json;
 
@@ -62,8 +63,8 @@ fn an_appliance_boots_and_powers_off_at_its_button() {
 }
 
 #[test]
-fn a_host_works_through_the_death_of_an_appliance() {
-    if !can_run("a_host_works_through_the_death_of_an_appliance") {
+fn a_host_works_through_the_loss_of_a_system_disk_and_of_an_appliance() {
+    if !can_run("a_host_works_through_the_loss_of_a_system_disk_and_of_an_appliance") {
         return;
     }
     let dir = work_dir("vm-failover");
@@ -75,9 +76,25 @@ fn a_host_works_through_the_death_of_an_appliance() {
 
     let files = 200;
     let mut host = machines.start_initiator(files).unwrap();
-    host.wait_line("INITIATOR written 50", Duration::from_secs(240)).unwrap();
+    host.wait_line("INITIATOR written 30", Duration::from_secs(240)).unwrap();
     let victim = machines.primary().unwrap();
-    println!("power of {victim}, which serves, is cut after 50 of {files} files");
+    println!("the system disk of {victim}, which serves, is removed after 30 of {files} files");
+    machines.machine(&victim).unwrap().remove_system_disk().unwrap();
+    let told = "The disk with this node's state is lost";
+    println!("{}", machines.machine(&victim).unwrap().wait_line(told, Duration::from_secs(60)).unwrap());
+    let survivor = if victim == "a" { "b" } else { "a" };
+    let told = format!("{victim}: {told}");
+    for node in [&victim, survivor, "witness"] {
+        tools::wait_for(&format!("{node} tells"), Duration::from_secs(60), || {
+            let problems = machines.problems(node).ok()?;
+            problems.iter().any(|problem| problem.starts_with(&told)).then_some(())
+        })
+        .unwrap();
+    }
+    assert_eq!(machines.primary().unwrap(), victim, "nothing was decided, so nothing had to be written down");
+
+    host.wait_line("INITIATOR written 80", Duration::from_secs(240)).unwrap();
+    println!("power of {victim}, which serves, is cut after 80 files");
     machines.cut_power(&victim).unwrap();
     let result = host.wait_line("INITIATOR result", Duration::from_secs(300)).unwrap();
     println!("{result}");
@@ -91,8 +108,9 @@ fn a_host_works_through_the_death_of_an_appliance() {
         "{victim} is back in sync {:.0} s after its boot; {moved} MiB of 128 were moved",
         resync.as_secs_f32()
     );
+    let problems = machines.problems(survivor).unwrap();
+    assert!(!problems.iter().any(|problem| problem.starts_with(&told)), "{problems:?}");
     // The serving one last: it hands over only to a node that is there.
-    let survivor = if victim == "a" { "b" } else { "a" };
     for name in [victim.as_str(), survivor] {
         let machine = machines.machine(name).unwrap();
         machine.press_power_button().unwrap();
