@@ -96,22 +96,7 @@ impl Machines {
             "b" => "https://198.51.100.12",
             _ => "https://198.51.100.13:8443",
         };
-        let output = Command::new("timeout")
-            .arg("60")
-            .arg(futago())
-            .args(["ctl", "--url", url, "--insecure"])
-            .args(arguments)
-            .env("FUTAGO_PASSWORD", PASSWORD)
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !output.status.success() {
-            bail!(
-                "ctl at {node}, {}: {}{text}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(text)
+        ctl(url, arguments)
     }
 
     /// The volume as the first running node sees it that answers.
@@ -141,11 +126,11 @@ impl Machines {
         })
     }
 
-    /// The third machine: writes `files` files on a new file system on the LUN, and checks them.
+    /// The third machine: writes `files` files on a new file system on the LUN, at most ten a second, and checks them.
     pub fn start_initiator(&self, files: u32) -> Result<Machine> {
         let mut hardware = self.initiator.clone();
         hardware.command_line =
-            format!("ADDRESS=198.51.100.20/24 PORTAL={PORTAL} TARGET={IQN} FILES={files}");
+            format!("ADDRESS=198.51.100.20/24 PORTAL={PORTAL} TARGET={IQN} FILES={files} PAUSE_US=100000");
         Machine::start(&self.dir, &hardware)
     }
 
@@ -182,6 +167,23 @@ impl Drop for Machines {
             eprintln!("--- witness ---\n{}{}", log("witness.log"), log("witness/log/cluster.log"));
         }
     }
+}
+
+/// `futago ctl` at a console.
+pub fn ctl(url: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new("timeout")
+        .arg("60")
+        .arg(futago())
+        .args(["ctl", "--url", url, "--insecure"])
+        .args(arguments)
+        .env("FUTAGO_PASSWORD", PASSWORD)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("ctl at {url}, {}: {error}{text}", arguments.join(" "));
+    }
+    Ok(text)
 }
 
 fn index(name: &str) -> usize {

@@ -29,7 +29,7 @@ pub fn enter(name: &str) -> bool {
         if works.is_ok_and(|output| output.status.success()) {
             let mut test = Command::new("unshare");
             test.args(extra).args(base).arg(std::env::current_exe().unwrap());
-            test.args(["--exact", name, "--nocapture"]).env(INSIDE, "1");
+            test.args(["--exact", name, "--include-ignored", "--nocapture"]).env(INSIDE, "1");
             assert!(test.status().unwrap().success(), "{name} failed inside its namespace");
             return false;
         }

@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futago_e2e::machines::{IQN, PORTAL, ctl};
+use futago_e2e::namespace;
 use futago_e2e::system_disk::SystemDisk;
-use futago_e2e::tools::work_dir;
+use futago_e2e::tools::{wait_for, work_dir};
 use futago_e2e::vm::{self, Firmware, Hardware, Machine};
 use serde_json::json;
 
@@ -133,5 +135,62 @@ fn a_release_that_does_not_come_up_is_left_for_the_other_slot() {
         boot(&dir, &hardware, &["slot b can not be read", "web console at https://198.51.100.13/", fallback]);
     assert_eq!(console.matches("starting slot b").count(), 1, "{console}");
     assert!(disk.environment().unwrap().contains("slot=a"));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// A node that needs nobody else, with a volume behind the portal: from the second power-on until the portal answers, and
+/// the memory in use after that.
+#[test]
+#[ignore = "a measurement"]
+fn from_power_on_to_the_portal() {
+    if !can_run("from_power_on_to_the_portal") {
+        return;
+    }
+    vm::kernel().unwrap();
+    if !namespace::enter("from_power_on_to_the_portal") {
+        return;
+    }
+    namespace::segment("segment", "198.51.100.1/24", &["tap-a"]).unwrap();
+    let dir = work_dir("image-measured");
+    let disk = SystemDisk::make(&dir).unwrap();
+    disk.set_environment("slot=a\ntries=\nwords=futago.log=console\n").unwrap();
+    let settings = json!({
+        "version": 1, "name": "a", "role": "data", "address": "198.51.100.11", "disks": ["/dev/sda"],
+        "portal_interface": "eth0",
+    });
+    disk.set_settings(&dir, &settings).unwrap();
+    let mut hardware = hardware(&disk, Firmware::Bios);
+    hardware.memory_mib = 1024;
+    hardware.links = vec!["tap,ifname=tap-a,script=no,downscript=no".into()];
+    hardware.pvscsi_disks = vec![vm::empty_disk(&dir, "data.img", 512).unwrap()];
+
+    let mut machine = Machine::start(&dir, &hardware).unwrap();
+    machine.wait_line("web console at", PATIENCE).unwrap();
+    let ctl = |arguments: &[&str]| {
+        wait_for(&arguments.join(" "), PATIENCE, || ctl("https://198.51.100.11", arguments).ok()).unwrap()
+    };
+    ctl(&["setup"]);
+    ctl(&["node", "create-cluster", "--portal", PORTAL]);
+    ctl(&["volume", "create", "demo", "64MiB"]);
+    ctl(&["target", "create", IQN]);
+    ctl(&["target", "map", IQN, "0", "demo"]);
+    switch_off(&mut machine);
+
+    for firmware in [Firmware::Bios, Firmware::Efi] {
+        hardware.system_disk = Some((disk.path.clone(), firmware));
+        let start = Instant::now();
+        let mut machine = Machine::start(&dir, &hardware).unwrap();
+        let portal: std::net::SocketAddr = PORTAL.parse().unwrap();
+        wait_for("the portal", PATIENCE, || {
+            std::net::TcpStream::connect_timeout(&portal, Duration::from_millis(100)).ok()
+        })
+        .unwrap();
+        println!("{firmware:?}: the portal answers {:.1} s after power-on", start.elapsed().as_secs_f32());
+        machine.wait_line("memory in use", PATIENCE).unwrap();
+        for line in machine.console().lines().filter(|line| line.contains("memory in use")) {
+            println!("{line} (the machine has {} MiB)", hardware.memory_mib);
+        }
+        switch_off(&mut machine);
+    }
     std::fs::remove_dir_all(dir).unwrap();
 }
