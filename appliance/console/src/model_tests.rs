@@ -24,6 +24,8 @@ fn volume(name: &str) -> VolumeStatus {
         logged: ByteCount(0),
         block_format: Default::default(),
         thin: true,
+        growth: None,
+        not_grown: None,
     }
 }
 
