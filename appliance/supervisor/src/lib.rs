@@ -7,7 +7,7 @@
 //!
 //! [`plan`] holds what runs, as data; [`policy`] decides when one service starts, waits and is killed (both pure).
 //! `node` is the loop round them: it carries their actions out (`child`), takes what the services write (`logs`) and
-//! answers on the control socket (`control`). `init` prepares the machine first.
+//! answers on the control socket (`control`). As PID 1 it also limits them (`cgroup`). `init` prepares the machine first.
 //!
 //! # Invariants
 //!
@@ -23,6 +23,7 @@
 //! a corrupted state file. Then `futago node` stops the other services and fails with the last line that the service
 //! wrote; PID 1, which nobody would start again, keeps trying every 10 s.
 
+mod cgroup;
 mod child;
 mod control;
 mod init;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: [`Services`] is told of every exit, and every action that it asks for is carried out at once.
 
+use crate::cgroup::{self, Groups};
 use crate::child;
 use crate::control::{self, Logs, Request};
 use crate::logs::{ServiceLog, capture};
@@ -121,6 +122,7 @@ pub(crate) async fn supervise(
         dir: dir.into(),
         exe: exe.into(),
         init: mode.init,
+        groups: if mode.init { Groups::below(Path::new(cgroup::ROOT)) } else { Groups::none() },
         services,
         processes: BTreeMap::new(),
         logs,
@@ -147,6 +149,7 @@ struct Node {
     dir: PathBuf,
     exe: PathBuf,
     init: bool,
+    groups: Groups,
     services: Services,
     processes: BTreeMap<&'static str, Running>,
     logs: Logs,
@@ -230,6 +233,9 @@ impl Node {
         match child::spawn(&self.exe, name, &self.dir) {
             Ok(process) => {
                 tracing::info!("{name} started, process {}", process.pid.as_raw_nonzero());
+                if let Some(plan) = self.services.plan(name) {
+                    self.groups.place(plan, process.pid);
+                }
                 let log = self.logs.get(name);
                 let output = process.output.into_iter().zip(log.into_iter().cycle());
                 let output = output.map(|(pipe, log)| tokio::spawn(capture(pipe, Arc::clone(log)))).collect();
@@ -262,6 +268,7 @@ impl Node {
         else {
             return; // an orphan that PID 1 inherited
         };
+        self.groups.clear(name);
         if let Some(running) = self.processes.remove(name) {
             for task in running.output {
                 // A grandchild may hold the pipe open: then its lines arrive later.

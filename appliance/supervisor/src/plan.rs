@@ -23,6 +23,18 @@ pub struct ServicePlan {
     pub when: Condition,
     /// Time between SIGTERM and SIGKILL, at 100 % time scale.
     pub grace: Duration,
+    /// What it may take of the machine's memory.
+    pub memory: Memory,
+}
+
+/// A service's share of the machine's memory, where the supervisor is PID 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// More than this ends the service, and it starts again. `None`: it bounds itself (limits per connection and
+    /// session), and ending it would cost I/O.
+    pub max_mib: Option<u16>,
+    /// The kernel's `oom_score_adj`, -1000 to 1000: the highest goes first when the whole machine is short of memory.
+    pub oom_score_adj: i16,
 }
 
 /// Which nodes run a service.
@@ -38,19 +50,27 @@ pub enum Condition {
 
 /// What runs on a node, in starting order.
 pub const PLAN: &[ServicePlan] = &[
-    ServicePlan { name: "cluster", needs: &[], when: Condition::Always, grace: Duration::from_secs(5) },
+    ServicePlan {
+        name: "cluster",
+        needs: &[],
+        when: Condition::Always,
+        grace: Duration::from_secs(5),
+        memory: Memory { max_mib: None, oom_score_adj: -800 },
+    },
     // Its grace covers the hand-over of every volume and the flush of its disks.
     ServicePlan {
         name: "storage",
         needs: &["cluster"],
         when: Condition::DataNode,
         grace: Duration::from_secs(10),
+        memory: Memory { max_mib: None, oom_score_adj: -900 },
     },
     ServicePlan {
         name: "web",
         needs: &["cluster"],
         when: Condition::WebConsole,
         grace: Duration::from_secs(5),
+        memory: Memory { max_mib: Some(192), oom_score_adj: 500 },
     },
 ];
 
@@ -94,6 +114,12 @@ impl Services {
     /// Names in starting order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.entries.iter().map(|entry| entry.plan.name)
+    }
+
+    /// The plan's line of `name`.
+    #[must_use]
+    pub fn plan(&self, name: &str) -> Option<&ServicePlan> {
+        self.entries.iter().map(|entry| &entry.plan).find(|plan| plan.name == name)
     }
 
     /// For the status page: `now` on the monotonic clock is `now_unix_s` seconds since the Unix epoch.
@@ -199,6 +225,18 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn storage_is_the_last_to_lose_its_memory_and_has_no_limit() {
+        let order = |name: &str| PLAN.iter().find(|plan| plan.name == name).unwrap().memory.oom_score_adj;
+        for plan in PLAN {
+            assert!((-1000..=1000).contains(&plan.memory.oom_score_adj));
+            assert!(plan.name == "storage" || plan.memory.oom_score_adj > order("storage"), "{}", plan.name);
+            let carries_io = ["storage", "cluster"].contains(&plan.name);
+            assert_eq!(plan.memory.max_mib.is_none(), carries_io, "{}", plan.name);
+        }
+        assert!(order("cluster") < order("web"));
     }
 
     #[test]
