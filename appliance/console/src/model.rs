@@ -38,6 +38,8 @@ pub enum Event {
     Key(Key),
     /// The node was asked for its state.
     Asked(Result<Box<Snapshot>, String>),
+    /// What the machine has told since its start, the latest last.
+    Noticed(Vec<String>),
     /// A command has ended: a sentence either way.
     Ended(Result<String, String>),
 }
@@ -121,6 +123,8 @@ pub struct Model {
     pub place: Place,
     /// What is known of the node; `None`: not asked yet.
     pub known: Option<Result<Box<Snapshot>, String>>,
+    /// See [`Event::Noticed`].
+    pub notices: Vec<String>,
     /// What is in front.
     pub screen: Screen,
     /// The chosen line of the menu.
@@ -131,7 +135,7 @@ impl Model {
     /// A menu that knows nothing of its node yet.
     #[must_use]
     pub fn new(place: Place) -> Self {
-        Self { place, known: None, screen: Screen::Menu, chosen: 0 }
+        Self { place, known: None, notices: Vec::new(), screen: Screen::Menu, chosen: 0 }
     }
 
     /// The menu's lines on this machine.
@@ -154,6 +158,10 @@ impl Model {
             Event::Asked(answer) => {
                 self.known = Some(answer);
                 self.keep_choice_in_range();
+                None
+            }
+            Event::Noticed(notices) => {
+                self.notices = notices;
                 None
             }
             Event::Ended(outcome) => {

@@ -118,6 +118,23 @@ fn the_screen_of_a_degraded_pair() {
 }
 
 #[test]
+fn the_latest_notices_have_what_room_is_left() {
+    let mut model = model(true);
+    let long = "The state disk has been repaired; files may be missing. ".repeat(3);
+    model.handle(Event::Noticed(vec!["first".into(), long]));
+    model.handle(known(&["store"]));
+    let rows = screen(&model);
+    let first = rows.iter().position(|row| row == "* first").unwrap();
+    assert!(rows[first + 1].starts_with("* The state disk has been repaired;"), "{rows:?}");
+    assert!(rows[first + 2].starts_with("  ") && rows[first + 3].ends_with("missing."), "{rows:?}");
+    model.handle(Event::Noticed((0..100).map(|number| format!("notice {number}")).collect()));
+    let rows = screen(&model);
+    assert_eq!(rows[16], "* notice 99", "{rows:?}");
+    assert!(rows[17].starts_with("-- Menu"));
+    assert!(rows[7].starts_with("! Node b"), "{rows:?}");
+}
+
+#[test]
 fn a_silent_node_is_said_to_be_silent_and_its_old_state_is_gone() {
     let mut model = model(true);
     model.handle(known(&["store"]));

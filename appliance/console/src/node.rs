@@ -20,6 +20,9 @@ pub(crate) fn serve(dir: PathBuf, commands: Receiver<Command>, events: Sender<Ev
     std::thread::Builder::new().name("node".into()).spawn(move || {
         let client = Client::local(&dir);
         loop {
+            if events.send(Event::Noticed(notices(&dir))).is_err() {
+                return;
+            }
             if events.send(Event::Asked(runtime.block_on(ask(&client)))).is_err() {
                 return;
             }
@@ -36,6 +39,12 @@ pub(crate) fn serve(dir: PathBuf, commands: Receiver<Command>, events: Sender<Ev
         }
     })?;
     Ok(())
+}
+
+/// None where PID 1 leaves none.
+fn notices(dir: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join(paths::MACHINE_NOTICES)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
 }
 
 async fn ask(client: &Client) -> Result<Box<Snapshot>, String> {

@@ -26,6 +26,7 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) {
         Some(Err(reason)) => lines.push(format!("  THE NODE DOES NOT ANSWER: {reason}")),
         Some(Ok(known)) => state(known, &mut lines),
     }
+    notices(&model.notices, &mut lines);
     for (row, text) in (0..MENU_ROW - 1).zip(&lines) {
         put(frame, row, Line::raw(ascii(text)));
     }
@@ -48,9 +49,31 @@ fn state(known: &Snapshot, lines: &mut Vec<String>) {
     }
     more(known.status.volumes.len(), lines);
     for problem in known.status.problems.iter().take(MOST_LINES) {
-        lines.push(format!("! {problem}"));
+        lines.extend(fold("!", problem));
     }
     more(known.status.problems.len(), lines);
+}
+
+/// The latest notices, as far as there is room for them.
+fn notices(notices: &[String], lines: &mut Vec<String>) {
+    let room = usize::from(MENU_ROW - 1).saturating_sub(lines.len());
+    let folded: Vec<String> = notices.iter().flat_map(|notice| fold("*", notice)).collect();
+    lines.extend(folded.into_iter().rev().take(room).collect::<Vec<_>>().into_iter().rev());
+}
+
+/// A sentence in lines of the screen's width, the first one marked.
+fn fold(mark: &str, sentence: &str) -> Vec<String> {
+    let mut lines = vec![mark.to_owned()];
+    for word in sentence.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= usize::from(COLUMNS) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(format!("  {word}")),
+        }
+    }
+    lines
 }
 
 fn more(count: usize, lines: &mut Vec<String>) {

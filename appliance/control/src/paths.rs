@@ -22,5 +22,8 @@ pub const SUPERVISOR_SOCKET: &str = "run/supervisor.sock";
 pub const SUPERVISOR_PID: &str = "run/supervisor.pid";
 /// What is wrong with the machine itself, a problem a line; PID 1 writes it, the cluster manager passes it on.
 pub const MACHINE_PROBLEMS: &str = "run/problems";
+/// What the people at the machine's terminals should know of its start and since, a notice a line; PID 1 writes it, the
+/// menus show the last ones.
+pub const MACHINE_NOTICES: &str = "run/notices";
 /// One log file per service below it, e.g. `log/storage.log`.
 pub const LOG_DIR: &str = "log";

@@ -20,11 +20,11 @@ pub(crate) struct Process {
     pub(crate) output: [pipe::Receiver; 2],
 }
 
-/// Starts `exe NAME --dir DIR` with its output in pipes.
-pub(crate) fn spawn(exe: &Path, name: &str, dir: &Path) -> io::Result<Process> {
+/// Starts `exe COMMAND… --dir DIR` with its output in pipes.
+pub(crate) fn spawn(exe: &Path, subcommand: &[&str], dir: &Path) -> io::Result<Process> {
     let supervisor = getpid();
     let mut command = Command::new(exe);
-    command.arg(name).arg("--dir").arg(dir);
+    command.args(subcommand).arg("--dir").arg(dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let before_exec = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -6,7 +6,7 @@ use crate::cgroup::{self, Groups};
 use crate::child;
 use crate::control::{self, Logs, Request};
 use crate::logs::{ServiceLog, capture};
-use crate::plan::{PLAN, Services};
+use crate::plan::{PLAN, ServicePlan, Services};
 use crate::policy::{Action, Verdict};
 use ::control::paths;
 use ::control::settings::Settings;
@@ -48,6 +48,8 @@ pub(crate) struct Mode {
     pub(crate) echo: Option<File>,
     /// The power button.
     pub(crate) power_button: Option<mpsc::Receiver<()>>,
+    /// What runs beside [`PLAN`].
+    pub(crate) menus: Vec<ServicePlan>,
     /// Called once, when every service runs for the first time.
     pub(crate) when_running: Option<Box<dyn FnOnce()>>,
 }
@@ -106,7 +108,8 @@ pub(crate) async fn supervise(
     let pid_file = dir.join(paths::SUPERVISOR_PID);
     write_atomically(&pid_file, format!("{}\n", std::process::id()).as_bytes())
         .with_context(|| format!("{}", pid_file.display()))?;
-    let services = Services::new(PLAN, settings);
+    let plan: Vec<ServicePlan> = PLAN.iter().chain(&mode.menus).copied().collect();
+    let services = Services::new(&plan, settings);
     let mut logs = BTreeMap::new();
     for name in services.names() {
         let path = dir.join(paths::LOG_DIR).join(format!("{name}.log"));
@@ -230,10 +233,11 @@ impl Node {
     }
 
     async fn spawn(&mut self, name: &'static str) {
-        match child::spawn(&self.exe, name, &self.dir) {
+        let plan = self.services.plan(name).copied();
+        match child::spawn(&self.exe, plan.map_or(&[], |plan| plan.command), &self.dir) {
             Ok(process) => {
                 tracing::info!("{name} started, process {}", process.pid.as_raw_nonzero());
-                if let Some(plan) = self.services.plan(name) {
+                if let Some(plan) = &plan {
                     self.groups.place(plan, process.pid);
                 }
                 let log = self.logs.get(name);

@@ -15,8 +15,10 @@ use core::time::Duration;
 /// One line of the boot plan.
 #[derive(Clone, Copy, Debug)]
 pub struct ServicePlan {
-    /// Name: also its subcommand, its log's name and its name in the status.
+    /// Its log's name and its name in the status.
     pub name: &'static str,
+    /// Its subcommand, with arguments; `--dir DIR` follows.
+    pub command: &'static [&'static str],
     /// Who must outlive it on the way down.
     pub needs: &'static [&'static str],
     /// Which nodes run it.
@@ -52,6 +54,7 @@ pub enum Condition {
 pub const PLAN: &[ServicePlan] = &[
     ServicePlan {
         name: "cluster",
+        command: &["cluster"],
         needs: &[],
         when: Condition::Always,
         grace: Duration::from_secs(5),
@@ -60,6 +63,7 @@ pub const PLAN: &[ServicePlan] = &[
     // Its grace covers the hand-over of every volume and the flush of its disks.
     ServicePlan {
         name: "storage",
+        command: &["storage"],
         needs: &["cluster"],
         when: Condition::DataNode,
         grace: Duration::from_secs(10),
@@ -67,12 +71,29 @@ pub const PLAN: &[ServicePlan] = &[
     },
     ServicePlan {
         name: "web",
+        command: &["web"],
         needs: &["cluster"],
         when: Condition::WebConsole,
         grace: Duration::from_secs(5),
         memory: Memory { max_mib: Some(192), oom_score_adj: 500 },
     },
 ];
+
+/// The menu on the VM's screen.
+pub const SCREEN: ServicePlan = menu("screen", &["console", "--tty", "/dev/tty1"]);
+/// The menu on the first serial port.
+pub const SERIAL: ServicePlan = menu("serial", &["console", "--tty", "/dev/ttyS0"]);
+
+const fn menu(name: &'static str, command: &'static [&'static str]) -> ServicePlan {
+    ServicePlan {
+        name,
+        command,
+        needs: &["cluster"],
+        when: Condition::Always,
+        grace: Duration::from_secs(2),
+        memory: Memory { max_mib: Some(64), oom_score_adj: 600 },
+    }
+}
 
 impl Condition {
     fn holds(self, settings: &Settings) -> bool {
@@ -140,10 +161,11 @@ impl Services {
         self.entries.iter().all(|entry| entry.service.is_stopped())
     }
 
-    /// Every service runs.
+    /// Every service of [`PLAN`] runs. A menu is no part of what a node promises.
     #[must_use]
     pub fn all_running(&self) -> bool {
-        self.entries.iter().all(|entry| entry.service.state() == ServiceState::Running)
+        let promised = |entry: &&Entry| PLAN.iter().any(|plan| plan.name == entry.plan.name);
+        self.entries.iter().filter(promised).all(|entry| entry.service.state() == ServiceState::Running)
     }
 
     /// The earliest moment at which [`Services::poll`] has something to do by itself.
@@ -237,6 +259,24 @@ mod tests {
             assert_eq!(plan.memory.max_mib.is_none(), carries_io, "{}", plan.name);
         }
         assert!(order("cluster") < order("web"));
+    }
+
+    #[test]
+    fn a_menu_that_can_not_run_does_not_keep_the_node_from_running() {
+        let plan: Vec<ServicePlan> = PLAN.iter().copied().chain([SCREEN, SERIAL]).collect();
+        let mut services = Services::new(&plan, &settings(Role::Data, true));
+        let (mut now, settled) = (Duration::from_secs(1), Duration::from_secs(60));
+        assert_eq!(drain(&mut services, now).len(), 5);
+        services.handle_exit("serial", Some(1), now);
+        assert!(!services.all_running());
+        while now < settled {
+            now += Duration::from_millis(50);
+            for (name, action) in drain(&mut services, now) {
+                assert_eq!((name, action), ("serial", Action::Spawn));
+                services.handle_exit("serial", Some(1), now);
+            }
+        }
+        assert!(services.all_running());
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Machine {
     pub fn start(dir: &Path, hardware: &Hardware) -> Result<Self> {
         let serial = dir.join(format!("{}.serial", hardware.name));
         let qmp = dir.join(format!("{}.qmp", hardware.name));
-        for old in [&serial, &qmp] {
+        for old in [&serial, &qmp, &terminal(&serial)] {
             let _ = std::fs::remove_file(old);
         }
         let mut qemu = Command::new("qemu-system-x86_64");
@@ -203,7 +203,10 @@ impl Machine {
                 format!("console=ttyS0 quiet panic=-1 no_timer_check {}", hardware.command_line);
             qemu.arg("-append").arg(command_line);
         }
-        qemu.arg("-serial").arg(format!("file:{}", serial.display()));
+        // A line that someone may plug a terminal into, and that is written down.
+        let line = format!("socket,id=line,path={},server=on,wait=off", terminal(&serial).display());
+        qemu.arg("-chardev").arg(format!("{line},logfile={}", serial.display()));
+        qemu.args(["-serial", "chardev:line"]);
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp.display()));
         if let Some(disk) = &hardware.state_disk {
             qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=state", disk.display()));
@@ -234,6 +237,14 @@ impl Machine {
     /// What the serial console has said.
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.serial).unwrap_or_default()).into_owned()
+    }
+
+    /// The serial line, as a terminal on it has it.
+    pub fn serial_line(&self) -> Result<UnixStream> {
+        // QEMU makes it once it has started.
+        wait_for("a serial line", Duration::from_secs(30), || {
+            UnixStream::connect(terminal(&self.serial)).ok()
+        })
     }
 
     /// Waits for a console line that contains `text` and answers it; the error quotes the console.
@@ -320,6 +331,10 @@ impl Machine {
         self.child.wait()?;
         Ok(())
     }
+}
+
+fn terminal(serial: &Path) -> PathBuf {
+    serial.with_extension("tty")
 }
 
 fn boot_from(qemu: &mut Command, dir: &Path, disk: &Path, firmware: Firmware) -> Result<()> {

@@ -7,15 +7,20 @@ mod fake;
 
 use control::api::Command;
 use fake::Fake;
+use futago_e2e::tools::work_dir;
+use futago_e2e::vm::{self, Hardware, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::json;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// An emulated machine boots in it, on a busy host.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The user's end of a terminal.
 struct Terminal {
@@ -33,6 +38,11 @@ impl Terminal {
         unlockpt(&user).unwrap();
         let path = PathBuf::from(ptsname(&user, Vec::new()).unwrap().into_string().unwrap());
         (Self { user: File::from(user), screen: vt100::Parser::new(25, 80, 0), sent: 0 }, path)
+    }
+
+    /// A terminal on a serial line.
+    fn on(line: impl Into<OwnedFd>) -> Self {
+        Self { user: File::from(line.into()), screen: vt100::Parser::new(25, 80, 0), sent: 0 }
     }
 
     fn press(&mut self, keys: &[u8]) {
@@ -117,4 +127,52 @@ fn keys_drive_the_node_and_a_vanished_terminal_is_opened_again() {
 
 fn hand_over() -> Command {
     Command::HandOver { volume: "demo".into(), to: None }
+}
+
+/// On the appliance's serial port, as whoever stands before the machine uses it.
+#[test]
+fn the_serial_port_of_an_appliance_has_the_menu_and_it_switches_the_machine_off() {
+    let test = "the_serial_port_of_an_appliance_has_the_menu_and_it_switches_the_machine_off";
+    if let Some(obstacle) = vm::obstacle() {
+        println!("{test}: skipped, no QEMU: {obstacle}");
+        return;
+    }
+    let dir = work_dir("console-serial");
+    let kernel = vm::kernel().unwrap();
+    let settings = json!({ "version": 1, "name": "omega", "role": "witness", "address": "198.51.100.13" });
+    let hardware = Hardware {
+        name: "menu".into(),
+        memory_mib: 512,
+        initramfs: vm::appliance_initramfs(&dir, &kernel).unwrap(),
+        kernel,
+        state_disk: Some(vm::state_disk(&dir, &settings).unwrap()),
+        links: vec!["user,restrict=on".into()],
+        number: 22,
+        ..Hardware::default()
+    };
+    let mut machine = Machine::start(&dir, &hardware).unwrap();
+    let mut terminal = Terminal::on(machine.serial_line().unwrap());
+    terminal.wait_for("https://198.51.100.13/");
+    terminal.wait_for("in none yet: create one, or offer pairing");
+    terminal.wait_for("Certificate");
+    terminal.press(b"p");
+    terminal.wait_for("Pairing code");
+    terminal.press(b"\r");
+    terminal.wait_for("> P");
+
+    // Another terminal is plugged in: the first key after a while draws everything, Ctrl-L at once.
+    drop(terminal);
+    let mut terminal = Terminal::on(machine.serial_line().unwrap());
+    terminal.press(b"\x0c");
+    terminal.wait_for("Futago omega");
+    terminal.press(b"o");
+    terminal.wait_for("Power off omega?");
+    terminal.press(b"n");
+    terminal.wait_for("> O");
+    terminal.press(b"o");
+    terminal.wait_for("Power off omega?");
+    terminal.press(b"y");
+    assert!(machine.wait_off(PATIENCE * 2).unwrap().success());
+    assert!(machine.console().contains("futago: bye"), "{}", machine.console());
+    std::fs::remove_dir_all(dir).unwrap();
 }

@@ -87,6 +87,7 @@ fn an_image_starts_from_efi_and_serves() {
     let dir = work_dir("image-efi");
     let disk = SystemDisk::make(&dir).unwrap();
     give_settings(&disk, &dir);
+    disk.set_environment("slot=a\ntries=\nwords=futago.log=console\n").unwrap();
     let hardware = hardware(&disk, Firmware::Efi);
     let console = boot(&dir, &hardware, &["starting slot a", "web console at https://198.51.100.13/"]);
     assert!(!console.contains("could not"), "{console}");
@@ -106,16 +107,19 @@ fn a_release_that_does_not_come_up_is_left_for_the_other_slot() {
     let fallback = "This is the one in slot a.";
 
     // A good release on trial proves itself.
-    disk.set_environment("slot=b\ntries=3\nwords=panic=1\n").unwrap();
+    disk.set_environment("slot=b\ntries=3\nwords=panic=1 futago.log=console\n").unwrap();
     let trial = boot(&dir, &hardware, &["starting slot b", "web console at https://198.51.100.13/"]);
     assert!(!trial.contains("did not come up"), "{trial}");
     let environment = disk.environment().unwrap();
-    assert!(environment.contains("slot=b") && environment.contains("words=panic=1"), "{environment}");
+    assert!(
+        environment.contains("slot=b") && environment.contains("words=panic=1 futago.log=console"),
+        "{environment}"
+    );
     assert!(environment.lines().any(|line| line == "tries="), "{environment}");
 
     // A release without a program to start panics three times; the fourth start is the other slot's, and stays so.
     disk.write_file("futago-b", "initramfs", b"nothing").unwrap();
-    disk.set_environment("slot=b\ntries=3\nwords=panic=1\n").unwrap();
+    disk.set_environment("slot=b\ntries=3\nwords=panic=1 futago.log=console\n").unwrap();
     let console = boot(
         &dir,
         &hardware,
@@ -130,7 +134,7 @@ fn a_release_that_does_not_come_up_is_left_for_the_other_slot() {
 
     // A kernel that can't be read costs no restart.
     disk.write_file("futago-b", "kernel", b"nothing").unwrap();
-    disk.set_environment("slot=b\ntries=3\nwords=panic=1\n").unwrap();
+    disk.set_environment("slot=b\ntries=3\nwords=panic=1 futago.log=console\n").unwrap();
     let console =
         boot(&dir, &hardware, &["slot b can not be read", "web console at https://198.51.100.13/", fallback]);
     assert_eq!(console.matches("starting slot b").count(), 1, "{console}");

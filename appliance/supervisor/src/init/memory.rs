@@ -1,6 +1,6 @@
 //! What the machine's memory is used for, for people who asked for service logs on the console.
 
-use super::console::say;
+use super::console::log;
 use std::time::Duration;
 
 /// Until the services have settled, and from then on.
@@ -17,7 +17,7 @@ pub(crate) fn report() -> std::io::Result<()> {
                 std::thread::sleep(INTERVAL);
                 let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
                 if let Some((used, total)) = usage(&text) {
-                    say(&format!("futago: {used} of {total} KiB of memory in use, outside the page cache"));
+                    log(&format!("futago: {used} of {total} KiB of memory in use, outside the page cache"));
                 }
             }
         })

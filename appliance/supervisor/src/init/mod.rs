@@ -21,6 +21,7 @@ mod state_watch;
 mod system_disk;
 
 use crate::node::{self, Ending, Mode};
+use crate::plan;
 use ::control::settings::Settings;
 use anyhow::Context;
 use command_line::CommandLine;
@@ -91,7 +92,8 @@ pub fn run_init() -> ExitCode {
         }
     };
     mounts::unmount_all();
-    say("futago: bye");
+    console::log("futago: bye");
+    console::drain();
     if let Err(error) = rustix::system::reboot(command) {
         say(&format!("futago: could not power off: {error}; it is safe to do so by hand"));
     }
@@ -104,17 +106,23 @@ pub fn run_init() -> ExitCode {
 fn run_services(machine: Machine) -> anyhow::Result<Ending> {
     let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/init"));
     let echo = if machine.command_line.log_to_console { console::open().ok() } else { None };
-    let mut mode = Mode { init: true, echo, power_button: Some(power::watch()?), when_running: None };
+    // A serial port that service logs were asked for on has no room for a menu.
+    let serial = echo.is_none();
+    let menus = if serial { vec![plan::SCREEN, plan::SERIAL] } else { vec![plan::SCREEN] };
+    if serial && let Err(error) = console::log_to_kernel() {
+        say(&format!("futago: {error:#}"));
+    }
+    let mut mode = Mode { init: true, echo, power_button: Some(power::watch()?), menus, when_running: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
         let Some(settings) = machine.settings else {
             show("Futago has no settings: put settings.json on the state disk and start again.");
             return wait_for_button(&mut mode).await;
         };
-        let lines = console::welcome(&settings);
+        let welcome = console::welcome(&settings);
         let command_line = machine.command_line.clone();
         mode.when_running = Some(Box::new(move || {
-            show(&lines);
+            console::log(&welcome);
             if let Some(line) = slots::welcome(&command_line) {
                 show(&line);
             }
@@ -126,7 +134,7 @@ fn run_services(machine: Machine) -> anyhow::Result<Ending> {
             confirm_slot(command_line);
         }));
         loop {
-            match run_once(&exe, &settings, &mut mode).await {
+            match run_once(&exe, &settings, serial, &mut mode).await {
                 Ok(ending) => return Ok(ending),
                 Err(error) => show(&format!("Futago could not start: {error:#}")),
             }
@@ -149,10 +157,13 @@ fn confirm_slot(command_line: CommandLine) {
     }
 }
 
-async fn run_once(exe: &Path, settings: &Settings, mode: &mut Mode) -> anyhow::Result<Ending> {
+async fn run_once(exe: &Path, settings: &Settings, serial: bool, mode: &mut Mode) -> anyhow::Result<Ending> {
     let dir = Path::new(STATE_DIR);
     let _lock = node::claim(dir).await?;
-    node::supervise(dir, exe, settings, mode).await
+    console::give_to_menus(dir, serial);
+    let ended = node::supervise(dir, exe, settings, mode).await;
+    console::take_back();
+    ended
 }
 
 /// Until the power button, Ctrl-Alt-Del or SIGTERM.
