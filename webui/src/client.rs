@@ -80,7 +80,7 @@ pub struct Client {
 #[derive(Clone)]
 enum Endpoint {
     Unix(PathBuf),
-    Https { host: String, port: u16, authorization: String, tls: Arc<ClientConfig> },
+    Https { host: String, port: u16, authorization: String, password: String, tls: Arc<ClientConfig> },
 }
 
 impl Client {
@@ -101,7 +101,8 @@ impl Client {
         let secret = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
         let tls = crate::tls::client_config(trust).map_err(fault)?;
         let port = uri.port_u16().unwrap_or(443);
-        Ok(Self { endpoint: Endpoint::Https { host, port, authorization: format!("Basic {secret}"), tls } })
+        let (authorization, password) = (format!("Basic {secret}"), password.to_owned());
+        Ok(Self { endpoint: Endpoint::Https { host, port, authorization, password, tls } })
     }
 
     /// Everything, as of now.
@@ -131,6 +132,16 @@ impl Client {
     /// Sets the first admin password; `exists` if there is one.
     pub async fn setup(&self, password: &str) -> Result<(), ClientError> {
         self.change(Method::POST, "/api/v1/setup", &serde_json::json!({ "password": password })).await
+    }
+
+    /// Stores another admin password and signs everyone out; this client too, if it is a remote one.
+    pub async fn change_password(&self, password: &str) -> Result<(), ClientError> {
+        let current = match &self.endpoint {
+            Endpoint::Unix(_) => None,
+            Endpoint::Https { password, .. } => Some(password),
+        };
+        let change = serde_json::json!({ "password": password, "current": current });
+        self.change(Method::PUT, "/api/v1/password", &change).await
     }
 
     /// Makes the node the first member of a new cluster.
@@ -281,7 +292,7 @@ impl Client {
                 let request = http::request(method, "localhost", path, None, json).map_err(unreachable)?;
                 http::over_unix(socket, request, MOST_BYTES, PATIENCE).await.map_err(unreachable)?
             }
-            Endpoint::Https { host, port, authorization, tls } => {
+            Endpoint::Https { host, port, authorization, tls, password: _ } => {
                 let unreachable =
                     |e: HttpError| ClientError::new("unreachable", format!("https://{host}:{port}: {e}"));
                 let authority = format!("{host}:{port}");

@@ -105,6 +105,23 @@ pub(crate) async fn sign_in(app: &Shared, peer: IpAddr, user: &str, password: &s
     Err(ApiError::new(ErrorKind::Unauthorized, "Wrong password."))
 }
 
+/// Stores another admin password and signs everyone out. Whoever has found a signed-in browser does not know the current
+/// one; whoever is on the node itself is the administrator.
+pub(crate) async fn change_password(
+    app: &Shared,
+    peer: Peer,
+    current: &str,
+    password: &str,
+) -> Result<(), ApiError> {
+    if let Peer::Remote(address) = peer {
+        sign_in(app, address, "admin", current).await?;
+    }
+    app.password.replace(password).await?;
+    app.sessions.close_all();
+    tracing::info!(?peer, "the admin password was changed");
+    Ok(())
+}
+
 fn changes_something(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }

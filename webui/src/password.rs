@@ -86,6 +86,28 @@ impl Password {
         if self.is_set() {
             return Err(already_set());
         }
+        let hash = self.hash(password).await?;
+        let mut state = self.lock();
+        if state.hash.is_some() {
+            return Err(already_set());
+        }
+        self.store(&mut state, hash)
+    }
+
+    /// Stores another password, or the first one.
+    pub(crate) async fn replace(&self, password: &str) -> Result<(), ApiError> {
+        let hash = self.hash(password).await?;
+        self.store(&mut self.lock(), hash)
+    }
+
+    fn store(&self, state: &mut State, hash: String) -> Result<(), ApiError> {
+        store::replace(&self.path, format!("{hash}\n").as_bytes())
+            .map_err(|e| ApiError::internal("the password cannot be stored", &e))?;
+        *state = State { hash: Some(hash), proven: None };
+        Ok(())
+    }
+
+    async fn hash(&self, password: &str) -> Result<String, ApiError> {
         if password.chars().count() < MIN_CHARACTERS || password.len() > MAX_BYTES {
             let message = format!("The password needs {MIN_CHARACTERS} to {MAX_BYTES} characters.");
             return Err(ApiError::new(ErrorKind::Invalid, message));
@@ -93,21 +115,12 @@ impl Password {
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).map_err(|e| ApiError::internal("random numbers", &e))?;
         let clear = password.to_owned();
-        let hash = self
-            .compute(move || {
-                let salt = SaltString::encode_b64(&salt)?;
-                Ok(Argon2::default().hash_password(clear.as_bytes(), &salt)?.to_string())
-            })
-            .await?
-            .map_err(|e: argon2::password_hash::Error| ApiError::internal("password hash", &e))?;
-        let mut state = self.lock();
-        if state.hash.is_some() {
-            return Err(already_set());
-        }
-        store::replace(&self.path, format!("{hash}\n").as_bytes())
-            .map_err(|e| ApiError::internal("the password cannot be stored", &e))?;
-        state.hash = Some(hash);
-        Ok(())
+        self.compute(move || {
+            let salt = SaltString::encode_b64(&salt)?;
+            Ok(Argon2::default().hash_password(clear.as_bytes(), &salt)?.to_string())
+        })
+        .await?
+        .map_err(|e: argon2::password_hash::Error| ApiError::internal("password hash", &e))
     }
 
     /// Whether `password` is the admin's. Takes the same time for every wrong one.
@@ -124,14 +137,18 @@ impl Password {
             }
         };
         let clear: String = password.chars().take(MAX_BYTES).collect();
+        let asked = hash.clone();
         let good = self
             .compute(move || {
                 PasswordHash::new(&hash)
                     .is_ok_and(|hash| Argon2::default().verify_password(clear.as_bytes(), &hash).is_ok())
             })
             .await?;
+        let mut state = self.lock();
+        // It may have been replaced meanwhile: then this one is the password no more.
+        let good = good && state.hash == Some(asked);
         if good {
-            self.lock().proven = Some(digest);
+            state.proven = Some(digest);
         }
         Ok(good)
     }
@@ -181,6 +198,21 @@ mod tests {
         assert!(again.is_set() && again.verify("correct horse").await.unwrap());
         let stored = std::fs::read_to_string(dir.path().join("password")).unwrap();
         assert!(stored.starts_with("$argon2id$") && !stored.contains("correct"));
+    }
+
+    #[tokio::test]
+    async fn another_one_takes_the_place_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let password = Password::open(dir.path()).unwrap();
+        password.replace("correct horse").await.unwrap();
+        assert!(password.verify("correct horse").await.unwrap());
+        assert_eq!(password.replace("short").await.unwrap_err().kind, ErrorKind::Invalid);
+        assert!(password.verify("correct horse").await.unwrap(), "nothing was changed");
+        password.replace("battery staple").await.unwrap();
+        assert!(!password.verify("correct horse").await.unwrap(), "though it was proven before");
+        let again = Password::open(dir.path()).unwrap();
+        assert!(again.verify("battery staple").await.unwrap());
+        assert!(!again.verify("correct horse").await.unwrap());
     }
 
     #[test]

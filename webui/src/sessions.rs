@@ -92,6 +92,11 @@ impl Sessions {
         self.lock().remove(&id);
     }
 
+    /// Signs everyone out.
+    pub(crate) fn close_all(&self) {
+        self.lock().clear();
+    }
+
     /// Keeps `notice` for the next page.
     pub(crate) fn leave_notice(&self, id: SessionId, notice: Notice) {
         if let Some(session) = self.lock().get_mut(&id) {
@@ -153,5 +158,8 @@ mod tests {
         assert!(sessions.take_notice(id).is_none());
         sessions.close(id);
         assert_eq!(sessions.count(now), 0);
+        let (four, five) = (sessions.open(now).unwrap(), sessions.open(now).unwrap());
+        sessions.close_all();
+        assert!([four, five].iter().all(|opened| sessions.find(&opened.token, now).is_none()));
     }
 }

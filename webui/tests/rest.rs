@@ -34,6 +34,29 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[test]
+fn the_password_changes_with_the_current_one_or_on_the_node_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let _fake = Fake::start(dir.path(), fake::healthy());
+    let url = console(dir.path());
+    let local = Client::local(dir.path());
+    let remote = |password: &str| Client::remote(&url, "admin", password, Trust::Anyone).unwrap();
+    block_on(async {
+        local.setup(PASSWORD).await.unwrap();
+        assert_eq!(remote(PASSWORD).change_password("short").await.unwrap_err().kind, "invalid");
+        assert_eq!(remote("wrong").change_password("a longer one").await.unwrap_err().kind, "unauthorized");
+        remote(PASSWORD).status().await.unwrap();
+
+        remote(PASSWORD).change_password("a longer one").await.unwrap();
+        assert_eq!(remote(PASSWORD).status().await.unwrap_err().kind, "unauthorized");
+        remote("a longer one").status().await.unwrap();
+
+        local.change_password(PASSWORD).await.unwrap();
+        assert_eq!(remote("a longer one").status().await.unwrap_err().kind, "unauthorized");
+        remote(PASSWORD).status().await.unwrap();
+    });
+}
+
+#[test]
 fn commands_reach_the_manager_and_errors_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let fake = Fake::start(dir.path(), fake::healthy());

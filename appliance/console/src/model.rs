@@ -51,6 +51,8 @@ pub enum Command {
     OfferPairing,
     /// Move the service of a volume to the in-sync peer.
     HandOver(String),
+    /// Make another admin password and show it.
+    ResetPassword,
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -81,6 +83,8 @@ pub enum Item {
     OfferPairing,
     /// See [`Command::HandOver`].
     HandOver,
+    /// See [`Command::ResetPassword`].
+    ResetPassword,
     /// See [`Command::Reboot`].
     Reboot,
     /// See [`Command::PowerOff`].
@@ -96,6 +100,7 @@ type Shown = fn(&Place) -> bool;
 pub const MENU: &[(Item, char, &str, Shown)] = &[
     (Item::OfferPairing, 'p', "Offer pairing", |_| true),
     (Item::HandOver, 'h', "Hand a volume over", |_| true),
+    (Item::ResetPassword, 'a', "Make a new admin password", |_| true),
     (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
     (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
     (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
@@ -252,6 +257,10 @@ impl Model {
                 (Screen::Message(Err("There is no volume to hand over.".into())), None)
             }
             Item::HandOver => (Screen::Volumes(0), None),
+            Item::ResetPassword => {
+                let question = "Make a new admin password for this node? The current one ends.";
+                (Screen::Confirm(question.into(), Command::ResetPassword), None)
+            }
             Item::Reboot => (Screen::Confirm(format!("Reboot {}?", self.place.name), Command::Reboot), None),
             Item::PowerOff => {
                 (Screen::Confirm(format!("Power off {}?", self.place.name), Command::PowerOff), None)

@@ -104,9 +104,9 @@ fn the_screen_of_a_degraded_pair() {
 -- Menu {}
 > P  Offer pairing
   H  Hand a volume over
+  A  Make a new admin password
   R  Reboot this node
   O  Power off this node
-
 
 -- Up/Down Enter: choose   Esc: back   Ctrl-L: draw anew",
         "-".repeat(68),

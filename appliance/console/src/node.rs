@@ -65,6 +65,11 @@ async fn execute(client: &Client, dir: &Path, command: Command) -> Result<String
             client.hand_over(&volume, None).await.map_err(|error| error.message)?;
             Ok(format!("{volume} is handed over."))
         }
+        Command::ResetPassword => {
+            let password = webui::password::generate().map_err(|error| error.to_string())?;
+            client.change_password(&password).await.map_err(|error| error.message)?;
+            Ok(format!("New password of admin: {password}. It is not shown again."))
+        }
         // What PID 1 makes of a signal: see the supervisor's `Ending`.
         Command::Reboot => signal(dir, Signal::INT).map(|()| "The node goes down, then restarts.".into()),
         Command::PowerOff => signal(dir, Signal::TERM).map(|()| "The node goes down.".into()),

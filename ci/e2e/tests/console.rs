@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use webui::client::{Client, Trust};
 
 /// An emulated machine boots in it, on a busy host.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -71,6 +72,10 @@ impl Terminal {
     }
 }
 
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
 fn start(dir: &Path) -> Fake {
     let fake = Fake::start(dir, fake::healthy());
     fake::settings(dir);
@@ -83,6 +88,9 @@ fn start(dir: &Path) -> Fake {
 fn keys_drive_the_node_and_a_vanished_terminal_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let fake = start(dir.path());
+    let settings = std::fs::read(dir.path().join(control::paths::SETTINGS)).unwrap();
+    let settings = control::settings::Settings::parse(&settings).unwrap();
+    let url = format!("https://{}:{}", settings.address, settings.ports.web);
     let (mut terminal, path) = Terminal::new();
     let tty = dir.path().join("tty");
     symlink(path, &tty).unwrap();
@@ -90,6 +98,7 @@ fn keys_drive_the_node_and_a_vanished_terminal_is_opened_again() {
     std::thread::spawn(move || console::run(&owned, Some(&opened)).unwrap());
 
     terminal.wait_for("demo: healthy, served by a");
+    block_on(Client::local(dir.path()).setup("the first password")).unwrap();
     terminal.wait_for("3 of 3 nodes online, majority");
     terminal.press(b"p");
     terminal.wait_for("Pairing code 4821-9037, good for 10 minutes.");
@@ -105,6 +114,24 @@ fn keys_drive_the_node_and_a_vanished_terminal_is_opened_again() {
     assert!(fake.edit(|world| world.commands.contains(&hand_over())));
     terminal.press(b"\r");
     terminal.wait_for("> H");
+
+    // Who has forgotten the password gets in with a new one.
+    terminal.press(b"a");
+    terminal.wait_for("Make a new admin password for this node? The current one ends.");
+    terminal.press(b"y");
+    terminal.wait_for("It is not shown again.");
+    let contents = terminal.screen.screen().contents();
+    let (_, password) = contents.split_once("New password of admin: ").unwrap();
+    let password = password.split('.').next().unwrap();
+    assert_eq!(password.len(), 23, "{contents}");
+    let signed_in = |password: &str| {
+        let client = Client::remote(&url, "admin", password, Trust::Anyone).unwrap();
+        block_on(client.status())
+    };
+    assert_eq!(signed_in("the first password").unwrap_err().kind, "unauthorized");
+    signed_in(password).unwrap();
+    terminal.press(b"\r");
+    terminal.wait_for("> A");
 
     // A screen on which nothing happens costs a serial line nothing.
     terminal.wait_for("demo: healthy, served by b");

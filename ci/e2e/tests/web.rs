@@ -86,6 +86,7 @@ fn an_administrator_at_the_console() {
     hand_over(&browser, &fake);
     volumes_and_targets(&browser, &fake, &url);
     pairing(&browser, &fake, &url);
+    change_password(&browser, &url);
     silence(&browser, &fake, &url);
     sign_out(&browser, &url);
 
@@ -118,6 +119,26 @@ fn first_password_and_sign_in(browser: &Browser, url: &str) {
     browser.click("button.primary");
     browser.find("#panel-nodes");
     assert!(browser.url().ends_with("/nodes"), "back to where one wanted to go");
+}
+
+fn change_password(browser: &Browser, url: &str) {
+    let fill = |current: &str, password: &str, again: &str| {
+        browser.fill("#current", current);
+        browser.fill("#password", password);
+        browser.fill("#again", again);
+        browser.click("button.primary");
+    };
+    browser.open(&format!("{url}/password"));
+    picture(browser, "password");
+    fill("wrong password", "another password", "another password");
+    browser.wait_text(".notice.bad", "Wrong password");
+    fill(PASSWORD, "another password", "yet another one");
+    browser.wait_text(".notice.bad", "differ");
+    fill(PASSWORD, "another password", "another password");
+    browser.find("#panel-headline");
+    browser.open(&format!("{url}/password"));
+    fill("another password", PASSWORD, PASSWORD);
+    browser.find("#panel-headline");
 }
 
 fn overview(browser: &Browser, fake: &Fake, url: &str) {

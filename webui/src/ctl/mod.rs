@@ -89,6 +89,15 @@ enum Command {
     Fingerprint,
     /// Set the first admin password, from --password-file or $FUTAGO_PASSWORD, else asked for
     Setup,
+    /// Change the admin password of the node; on the node itself (--dir) without the current one
+    Password {
+        /// File whose first line is the new password [default: asked for]
+        #[arg(long)]
+        new_password_file: Option<PathBuf>,
+        /// Make one and print it
+        #[arg(long, conflicts_with = "new_password_file")]
+        generate: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -215,16 +224,45 @@ fn connect(args: &CtlArguments) -> Result<Client, ClientError> {
 /// From the file, the environment, or the terminal.
 fn password(args: &CtlArguments) -> Result<String, ClientError> {
     if let Some(path) = &args.password_file {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| ClientError::new("invalid", format!("{}: {e}", path.display())))?;
-        return Ok(text.lines().next().unwrap_or_default().to_owned());
+        return first_line(path);
     }
-    match std::env::var(PASSWORD_VARIABLE) {
-        Ok(password) => Ok(password),
-        Err(_) => rpassword::prompt_password("Password: ").map_err(|e| {
-            ClientError::new("invalid", format!("no --password-file, and no terminal to ask on: {e}"))
-        }),
+    std::env::var(PASSWORD_VARIABLE).or_else(|_| ask("Password: ", "--password-file"))
+}
+
+fn first_line(path: &Path) -> Result<String, ClientError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| ClientError::new("invalid", format!("{}: {e}", path.display())))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn ask(prompt: &str, instead: &str) -> Result<String, ClientError> {
+    rpassword::prompt_password(prompt)
+        .map_err(|e| ClientError::new("invalid", format!("no {instead}, and no terminal to ask on: {e}")))
+}
+
+async fn change_password(
+    client: &Client,
+    file: Option<&Path>,
+    generate: bool,
+) -> Result<Report, ClientError> {
+    let password = match file {
+        _ if generate => {
+            crate::password::generate().map_err(|e| ClientError::new("internal", e.to_string()))?
+        }
+        Some(path) => first_line(path)?,
+        None => {
+            let password = ask("New password: ", "--new-password-file")?;
+            if ask("The same again: ", "--new-password-file")? != password {
+                return Err(ClientError::new("invalid", "the two passwords differ"));
+            }
+            password
+        }
+    };
+    client.change_password(&password).await?;
+    if !generate {
+        return Ok(Report::done("the admin password is changed\n".to_owned()));
     }
+    Report::new(&serde_json::json!({ "password": password }), format!("{password}\n"))
 }
 
 async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientError> {
@@ -256,6 +294,9 @@ async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientE
         Command::Setup => {
             client.setup(&password(args)?).await?;
             Ok(Report::done("the admin password is set\n".to_owned()))
+        }
+        Command::Password { new_password_file, generate } => {
+            change_password(client, new_password_file.as_deref(), *generate).await
         }
     }
 }

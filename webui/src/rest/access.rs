@@ -46,6 +46,26 @@ pub(super) async fn setup(
     Ok(DONE)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    password: String,
+    /// Not asked for on the local socket.
+    #[serde(default)]
+    current: Option<String>,
+}
+
+/// Stores another admin password, and signs everyone out.
+pub(super) async fn change(
+    State(app): State<Shared>,
+    Extension(peer): Extension<Peer>,
+    Body(change): Body<Change>,
+) -> Result<Json<Done>, ApiError> {
+    guard::change_password(&app, peer, change.current.as_deref().unwrap_or_default(), &change.password)
+        .await?;
+    Ok(DONE)
+}
+
 /// Opens a session: cookie, and the token for changes.
 pub(super) async fn login(
     State(app): State<Shared>,

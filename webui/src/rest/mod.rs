@@ -57,6 +57,7 @@ fn routes() -> Vec<Route> {
         open POST "/api/v1/setup" => access::setup;
         open POST "/api/v1/login" => access::login;
         guarded POST "/api/v1/logout" => access::logout;
+        guarded PUT "/api/v1/password" => access::change;
         guarded GET "/api/v1/status" => status::status;
         guarded GET "/api/v1/services" => status::services;
         guarded GET "/api/v1/services/{name}/log" => status::log;

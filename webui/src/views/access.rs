@@ -1,6 +1,6 @@
 //! The door: first password, sign-in, sign-out.
 
-use super::shell::Shell;
+use super::shell::{Shell, Tab};
 use super::{Page, Viewer, html};
 use crate::app::Shared;
 use crate::errors::ApiError;
@@ -139,6 +139,49 @@ fn open_session(app: &Shared, next: &str) -> Result<Response, ApiError> {
     let cookie =
         cookies::set(&opened.token).ok_or_else(|| ApiError::internal("cookie", &"no header value"))?;
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response())
+}
+
+#[derive(Template)]
+#[template(path = "password.html")]
+struct PasswordPage {
+    shell: Shell,
+    error: Option<String>,
+    least: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OtherPassword {
+    current: String,
+    password: String,
+    again: String,
+}
+
+fn password_with(app: &Shared, viewer: &Viewer, error: Option<String>) -> Page {
+    let shell = Shell::new(app, viewer, Tab::Nodes, "Change the password");
+    html(&PasswordPage { shell, error, least: MIN_CHARACTERS })
+}
+
+/// Asks for the current password and another one.
+pub(super) async fn password_page(State(app): State<Shared>, Extension(viewer): Extension<Viewer>) -> Page {
+    password_with(&app, &viewer, None)
+}
+
+/// Stores it, signs everyone out, and this browser in again.
+pub(super) async fn change_password(
+    State(app): State<Shared>,
+    Extension(peer): Extension<Peer>,
+    Extension(viewer): Extension<Viewer>,
+    super::form::Signed(new): super::form::Signed<OtherPassword>,
+) -> Page {
+    let changed = if new.password == new.again {
+        guard::change_password(&app, peer, &new.current, &new.password).await.map_err(|e| e.message)
+    } else {
+        Err("The two passwords differ.".to_owned())
+    };
+    match changed {
+        Ok(()) => Ok(open_session(&app, "/")?),
+        Err(message) => password_with(&app, &viewer, Some(message)),
+    }
 }
 
 #[derive(Deserialize)]

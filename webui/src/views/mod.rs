@@ -65,6 +65,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route("/events", get(events::page))
         .route("/events/stream", get(sse::stream))
         .route("/logs/{name}", get(log::page))
+        .route("/password", get(access::password_page).post(access::change_password))
         .route("/logout", post(access::logout))
         .route_layer(from_fn_with_state(app.clone(), enter));
     Router::new()
