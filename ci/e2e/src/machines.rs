@@ -198,7 +198,7 @@ fn appliance_hardware(dir: &Path, name: &str, disk: &SystemDisk) -> Result<Hardw
     let number = if name == "a" { 11 } else { 12 };
     let settings = json!({
         "version": 1, "name": name, "role": "data", "address": format!("198.51.100.{number}"),
-        "portal_interface": "eth0", "disks": ["/dev/sda"], "time_scale_percent": TIME_SCALE_PERCENT,
+        "portal_interface": "eth0", "disks": [vm::FIRST_DISK], "time_scale_percent": TIME_SCALE_PERCENT,
     });
     let disk = disk.copy(&dir.join(format!("{name}-system.img")))?;
     disk.set_settings(&dir.join(name), &settings)?;

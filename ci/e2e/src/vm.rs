@@ -23,6 +23,9 @@ const ACCEPTANCE_PROGRAMS: &str = "resize2fs fio sg_compare_and_write sg_copy_re
 /// Drivers of a guest whose disk is the LUN.
 const GUEST_MODULES: &str = "virtio_pci virtio_blk ext4 button evdev";
 
+/// The first of [`Hardware::pvscsi_disks`] as an appliance names it, whatever the kernel calls it.
+pub const FIRST_DISK: &str = "/dev/disk/by-path/pci-0000:00:10.0-scsi-0:0:0:0";
+
 /// OVMF's program and variables where distributions put them.
 const OVMF: &[(&str, &str)] = &[
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
@@ -216,7 +219,7 @@ impl Machine {
             qemu.arg("-drive").arg(format!("{disk},if=none,id=virtio{id}"));
             qemu.arg("-device").arg(format!("virtio-blk-pci,drive=virtio{id}"));
         }
-        qemu.args(["-device", "pvscsi,id=scsi"]);
+        qemu.args(["-device", "pvscsi,id=scsi,addr=10"]);
         if let Some((disk, firmware)) = &hardware.system_disk {
             boot_from(&mut qemu, dir, disk, *firmware)?;
         }

@@ -159,7 +159,7 @@ fn from_power_on_to_the_portal() {
     let disk = SystemDisk::make(&dir).unwrap();
     disk.set_environment("slot=a\ntries=\nwords=futago.log=console\n").unwrap();
     let settings = json!({
-        "version": 1, "name": "a", "role": "data", "address": "198.51.100.11", "disks": ["/dev/sda"],
+        "version": 1, "name": "a", "role": "data", "address": "198.51.100.11", "disks": [vm::FIRST_DISK],
         "portal_interface": "eth0",
     });
     disk.set_settings(&dir, &settings).unwrap();

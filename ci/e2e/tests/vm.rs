@@ -30,7 +30,7 @@ fn an_appliance_boots_and_powers_off_at_its_button() {
     let kernel = vm::kernel().unwrap();
     let settings = json!({
         "version": 1, "name": "alpha", "role": "data", "address": "198.51.100.11",
-        "disks": ["/dev/sda"], "time_scale_percent": 400,
+        "disks": [vm::FIRST_DISK], "time_scale_percent": 400,
     });
     let hardware = Hardware {
         name: "alpha".into(),

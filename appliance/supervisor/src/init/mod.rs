@@ -9,6 +9,7 @@
 
 mod command_line;
 mod console;
+mod disk_links;
 mod memory;
 mod modules;
 mod mounts;
@@ -222,7 +223,11 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
 fn wait_for_disks(machine: &mut Machine) -> anyhow::Result<()> {
     let disks = machine.settings.iter().flat_map(|settings| settings.disks.iter());
     for disk in disks.filter(|disk| disk.starts_with("/dev/")) {
-        wait_for(|| Path::new(disk).exists().then_some(())).with_context(|| format!("no disk {disk}"))?;
+        wait_for(|| {
+            disk_links::refresh().ok()?;
+            Path::new(disk).exists().then_some(())
+        })
+        .with_context(|| format!("no disk {disk}"))?;
     }
     Ok(())
 }

@@ -1,0 +1,100 @@
+//! Names for disks that stay: the kernel hands `sda`, `sdb` out as disks answer, so that one may be another after the next
+//! start. `/dev/disk/by-path` names a disk by controller and address instead, in the words that udev uses:
+//!
+//! - `pci-0000:03:00.0-scsi-0:0:1:0`: a SCSI disk; host (of this controller, so 0), channel, target, LUN
+//! - `pci-0000:00:05.0`: the disk of a controller that has just one (virtio)
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::Context;
+
+/// Where the names are.
+const NAMES: &str = "/dev/disk/by-path";
+
+/// Names the disks that the kernel knows by now.
+pub(crate) fn refresh() -> anyhow::Result<()> {
+    refresh_in(Path::new("/sys/class/block"), Path::new(NAMES)).with_context(|| NAMES.to_owned())
+}
+
+fn refresh_in(class: &Path, names: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(names)?;
+    for entry in std::fs::read_dir(class)?.flatten() {
+        let Ok(device) = entry.path().canonicalize() else { continue };
+        let Some(name) = name_of(&device) else { continue };
+        let link = names.join(name);
+        let target = Path::new("/dev").join(entry.file_name());
+        if std::fs::read_link(&link).is_ok_and(|now| now == target) {
+            continue;
+        }
+        match std::fs::remove_file(&link) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => symlink(&target, &link)?,
+        }
+    }
+    Ok(())
+}
+
+/// The name of a whole disk by its place among the kernel's devices; `None` for partitions and for disks on buses that have
+/// no such name here.
+fn name_of(device: &Path) -> Option<String> {
+    let parts: Vec<&str> = device.iter().filter_map(|part| part.to_str()).collect();
+    let controller = parts.iter().rposition(|part| is_pci_address(part))?;
+    let address = parts.get(controller)?;
+    match parts.get(controller + 1..)? {
+        [host, _target, scsi, "block", _] if host.starts_with("host") => {
+            let (_, place) = scsi.split_once(':')?;
+            Some(format!("pci-{address}-scsi-0:{place}"))
+        }
+        [virtio, "block", _] if virtio.starts_with("virtio") => Some(format!("pci-{address}")),
+        _ => None,
+    }
+}
+
+/// Whether `part` is a PCI function's address, as `0000:03:00.0`.
+fn is_pci_address(part: &str) -> bool {
+    let Some((device, function)) = part.rsplit_once('.') else { return false };
+    let widths: Vec<usize> = device.split(':').map(str::len).collect();
+    let digits = device.chars().chain(function.chars()).all(|c| c == ':' || c.is_ascii_hexdigit());
+    digits && function.len() == 1 && matches!(widths.as_slice(), [domain, 2, 2] if *domain >= 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_named_by_controller_and_address() {
+        for (device, name) in [
+            (
+                "/sys/devices/pci0000:00/0000:00:15.0/0000:03:00.0/host2/target2:0:1/2:0:1:0/block/sdb",
+                Some("pci-0000:03:00.0-scsi-0:0:1:0"),
+            ),
+            ("/sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vda", Some("pci-0000:00:05.0")),
+            ("/sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vda/vda1", None),
+            ("/sys/devices/pci0000:00/0000:00:10.0/host0/target0:0:0/0:0:0:0/block/sda/sda5", None),
+            ("/sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda", None),
+            ("/sys/devices/virtual/block/loop0", None),
+        ] {
+            assert_eq!(name_of(Path::new(device)).as_deref(), name, "{device}");
+        }
+    }
+
+    #[test]
+    fn a_name_follows_its_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (class, names) = (dir.path().join("class"), dir.path().join("by-path"));
+        std::fs::create_dir(&class).unwrap();
+        let name = names.join("pci-0000:00:10.0-scsi-0:0:0:0");
+        for (now, disk) in ["sda", "sdb"].into_iter().enumerate() {
+            let place = format!("0000:00:10.0/host{now}/target{now}:0:0/{now}:0:0:0/block/{disk}");
+            let device = dir.path().join(place);
+            std::fs::create_dir_all(&device).unwrap();
+            symlink(&device, class.join(disk)).unwrap();
+            refresh_in(&class, &names).unwrap();
+            refresh_in(&class, &names).unwrap();
+            assert_eq!(std::fs::read_link(&name).unwrap(), Path::new("/dev").join(disk));
+            std::fs::remove_file(class.join(disk)).unwrap();
+        }
+    }
+}
