@@ -51,6 +51,7 @@ impl Door {
             ports: Ports::default(),
             portal_interface: None,
             portal_prefix_len: 24,
+            gateway: None,
             disks: vec!["disk0.img".into()],
             time_scale_percent: 100,
             web: true,

@@ -57,7 +57,7 @@ impl Password {
     /// Reads what is stored in `web_dir`.
     pub(crate) fn open(web_dir: &Path) -> anyhow::Result<Self> {
         use anyhow::Context;
-        let path = web_dir.join("password");
+        let path = web_dir.join(::control::paths::PASSWORD);
         let hash = match store::read(&path).with_context(|| format!("{}: cannot be read", path.display()))? {
             None => None,
             Some(bytes) => {

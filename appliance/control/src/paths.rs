@@ -4,6 +4,8 @@
 pub const SETTINGS: &str = "settings.json";
 /// Node id, private key and certificate.
 pub const IDENTITY_DIR: &str = "identity";
+/// The admin password's hash below [`WEB_DIR`], PHC form.
+pub const PASSWORD: &str = "password";
 /// Raft log and vote (redb).
 pub const RAFT_DB: &str = "raft.redb";
 /// Password hash, session secret, web certificate.

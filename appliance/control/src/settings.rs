@@ -30,6 +30,9 @@ pub struct Settings {
     /// Prefix length used when the floating address is added to `portal_interface`.
     #[serde(default = "default_prefix")]
     pub portal_prefix_len: u8,
+    /// Where packets for other networks go; set by PID 1. `None`: nowhere.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
     /// Data disks: block devices or preallocated files. Empty on a witness.
     #[serde(default)]
     pub disks: Vec<String>,
@@ -143,6 +146,9 @@ impl Settings {
         if self.portal_prefix_len > widest {
             return fault("portal_prefix_len", format!("{} is over {widest}", self.portal_prefix_len));
         }
+        if self.gateway.is_some_and(|gateway| gateway.is_ipv4() != self.address.is_ipv4()) {
+            return fault("gateway", format!("it is not of the kind of address that {} is", self.address));
+        }
         Ok(())
     }
 
@@ -218,6 +224,7 @@ mod tests {
             ports: Ports::default(),
             portal_interface: None,
             portal_prefix_len: 24,
+            gateway: None,
             disks: vec!["disk0.img".into()],
             time_scale_percent: 100,
             web: true,
@@ -228,11 +235,12 @@ mod tests {
     fn faults_name_the_setting() {
         assert_eq!(sample().validate(), Ok(()));
         type Spoil = fn(&mut Settings);
-        let cases: [(&str, Spoil); 6] = [
+        let cases: [(&str, Spoil); 7] = [
             ("version", |s| s.version = 2),
             ("name", |s| s.name = "-x".into()),
             ("address", |s| s.address = "0.0.0.0".parse().unwrap()),
             ("time_scale_percent", |s| s.time_scale_percent = 0),
+            ("gateway", |s| s.gateway = Some("2001:db8::1".parse().unwrap())),
             ("disks", |s| s.disks.clear()),
             ("disks", |s| s.role = Role::Witness),
         ];

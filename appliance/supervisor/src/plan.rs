@@ -226,6 +226,7 @@ mod tests {
             ports: Ports::default(),
             portal_interface: None,
             portal_prefix_len: 24,
+            gateway: None,
             disks: Vec::new(),
             time_scale_percent: 100,
             web,

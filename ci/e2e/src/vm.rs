@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::tools::{self, repository, run, wait_for};
 
 /// Drivers of an appliance on a distribution's kernel.
-const APPLIANCE_MODULES: &str = "vmxnet3 vmw_pvscsi sd_mod virtio_pci virtio_blk virtio_net button evdev";
+const APPLIANCE_MODULES: &str =
+    "vmxnet3 vmw_pvscsi sd_mod virtio_pci virtio_blk virtio_net button evdev qemu_fw_cfg";
 /// Drivers of a host that uses the portal.
 const INITIATOR_MODULES: &str = "vmxnet3 sd_mod iscsi_tcp crc32c-intel";
 /// Programs that it uses.
@@ -168,6 +169,8 @@ pub struct Hardware {
     pub state_disk: Option<PathBuf>,
     /// Virtio disks by QEMU's own words for the image, e.g. `file=iscsi://…,format=raw`.
     pub virtio_disks: Vec<String>,
+    /// What is said at deployment: the OVF environment.
+    pub deployment: Option<PathBuf>,
     /// In order of their SCSI ids.
     pub pvscsi_disks: Vec<PathBuf>,
     /// A vmxnet3 link per QEMU network back end, e.g. `tap,ifname=tap0,script=no,downscript=no`.
@@ -211,6 +214,9 @@ impl Machine {
         qemu.arg("-chardev").arg(format!("{line},logfile={}", serial.display()));
         qemu.args(["-serial", "chardev:line"]);
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp.display()));
+        if let Some(document) = &hardware.deployment {
+            qemu.arg("-fw_cfg").arg(format!("name=opt/futago/ovf-environment,file={}", document.display()));
+        }
         if let Some(disk) = &hardware.state_disk {
             qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=state", disk.display()));
             qemu.args(["-device", "virtio-blk-pci,drive=state"]);
@@ -282,6 +288,20 @@ impl Machine {
     /// Takes the system disk out of the running machine, as a storage administrator's mistake would.
     pub fn remove_system_disk(&self) -> Result<()> {
         self.qmp("device_del", json!({ "id": "system-disk" })).map(drop)
+    }
+
+    /// Adds a disk to the running machine, with SCSI id `id`.
+    pub fn add_disk(&self, id: usize, disk: &Path) -> Result<()> {
+        let file = json!({ "driver": "file", "filename": disk });
+        self.qmp(
+            "blockdev-add",
+            json!({ "driver": "raw", "node-name": format!("added{id}"), "file": file }),
+        )?;
+        let device = json!({
+            "driver": "scsi-hd", "id": format!("disk{id}"), "bus": "scsi.0", "scsi-id": id,
+            "drive": format!("added{id}"),
+        });
+        self.qmp("device_add", device).map(drop)
     }
 
     /// QEMU's word for the machine's state: `running`, or `io-error` where a disk's error has stopped it.

@@ -63,6 +63,7 @@ pub fn settings(dir: &Path) -> Settings {
         ports: Ports { web: free_port(address), ..Ports::default() },
         portal_interface: None,
         portal_prefix_len: 24,
+        gateway: None,
         disks: vec!["disk0.img".into()],
         time_scale_percent: 100,
         web: true,

@@ -75,6 +75,7 @@ impl DemoNode {
             ports: PORTS,
             portal_interface: None,
             portal_prefix_len: 32,
+            gateway: None,
             disks,
             time_scale_percent: 100,
             web: self.role == Role::Data,

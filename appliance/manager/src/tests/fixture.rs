@@ -42,6 +42,7 @@ impl TestNode {
             ports: Ports::default(),
             portal_interface: None,
             portal_prefix_len: 24,
+            gateway: None,
             disks: if role == Role::Data { vec!["disk0.img".into()] } else { Vec::new() },
             time_scale_percent: SCALE_PERCENT,
             web: false,

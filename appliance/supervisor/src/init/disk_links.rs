@@ -17,6 +17,29 @@ pub(crate) fn refresh() -> anyhow::Result<()> {
     refresh_in(Path::new("/sys/class/block"), Path::new(NAMES)).with_context(|| NAMES.to_owned())
 }
 
+/// The names of the disks that nobody has put partitions on, in order: those that are for data. The system disk has
+/// partitions.
+pub(crate) fn unpartitioned() -> anyhow::Result<Vec<String>> {
+    refresh()?;
+    let disks = unpartitioned_in(Path::new("/sys/class/block"), Path::new(NAMES));
+    disks.with_context(|| NAMES.to_owned())
+}
+
+fn unpartitioned_in(class: &Path, names: &Path) -> std::io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(names)?.flatten() {
+        let device = std::fs::read_link(entry.path())?;
+        let Some(kernel_name) = device.file_name() else { continue };
+        let Ok(parts) = std::fs::read_dir(class.join(kernel_name)) else { continue };
+        let partitioned = parts.flatten().any(|part| part.path().join("partition").exists());
+        if !partitioned && let Some(path) = entry.path().to_str() {
+            found.push(path.to_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 fn refresh_in(class: &Path, names: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(names)?;
     for entry in std::fs::read_dir(class)?.flatten() {
@@ -42,7 +65,8 @@ fn name_of(device: &Path) -> Option<String> {
     let controller = parts.iter().rposition(|part| is_pci_address(part))?;
     let address = parts.get(controller)?;
     match parts.get(controller + 1..)? {
-        [host, _target, scsi, "block", _] if host.starts_with("host") => {
+        // Disks only: `sr0` has an address too.
+        [host, _target, scsi, "block", disk] if host.starts_with("host") && disk.starts_with("sd") => {
             let (_, place) = scsi.split_once(':')?;
             Some(format!("pci-{address}-scsi-0:{place}"))
         }
@@ -74,6 +98,7 @@ mod tests {
             ("/sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vda/vda1", None),
             ("/sys/devices/pci0000:00/0000:00:10.0/host0/target0:0:0/0:0:0:0/block/sda/sda5", None),
             ("/sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda", None),
+            ("/sys/devices/pci0000:00/0000:00:10.0/host0/target0:0:1/0:0:1:0/block/sr0", None),
             ("/sys/devices/virtual/block/loop0", None),
         ] {
             assert_eq!(name_of(Path::new(device)).as_deref(), name, "{device}");
@@ -96,5 +121,26 @@ mod tests {
             assert_eq!(std::fs::read_link(&name).unwrap(), Path::new("/dev").join(disk));
             std::fs::remove_file(class.join(disk)).unwrap();
         }
+    }
+
+    #[test]
+    fn disks_for_data_have_no_partitions() {
+        let dir = tempfile::tempdir().unwrap();
+        let (class, names) = (dir.path().join("class"), dir.path().join("by-path"));
+        for (id, disk) in [(6, "sda"), (1, "sdb"), (0, "sdc")] {
+            let device =
+                dir.path().join(format!("0000:00:10.0/host0/target0:0:{id}/0:0:{id}:0/block/{disk}"));
+            std::fs::create_dir_all(&device).unwrap();
+            std::fs::create_dir_all(&class).unwrap();
+            symlink(&device, class.join(disk)).unwrap();
+        }
+        let partition = class.join("sda/sda1");
+        std::fs::create_dir(&partition).unwrap();
+        std::fs::write(partition.join("partition"), "1").unwrap();
+        refresh_in(&class, &names).unwrap();
+        let found = unpartitioned_in(&class, &names).unwrap();
+        let name =
+            |id| names.join(format!("pci-0000:00:10.0-scsi-0:0:{id}:0")).to_string_lossy().into_owned();
+        assert_eq!(found, [name(0), name(1)]);
     }
 }

@@ -9,6 +9,7 @@
 
 mod command_line;
 mod console;
+mod deployment;
 mod disk_links;
 mod memory;
 mod modules;
@@ -46,6 +47,8 @@ const RETRY: Duration = Duration::from_secs(10);
 struct Machine {
     command_line: CommandLine,
     settings: Option<Settings>,
+    /// Why there are none.
+    no_settings: String,
 }
 
 /// One step of the boot plan.
@@ -61,12 +64,24 @@ const BOOT: &[Step] = &[
     Step { name: "read the kernel command line", run: read_command_line },
     Step { name: "load drivers", run: |_| modules::load_all() },
     Step { name: "mount the state disk", run: mount_state },
-    Step { name: "read the settings", run: read_settings },
-    Step { name: "set the network up", run: set_network_up },
-    Step { name: "wait for the data disks", run: wait_for_disks },
     // Ctrl-Alt-Del then is SIGINT to PID 1 instead of an immediate restart.
     Step { name: "take over Ctrl-Alt-Del", run: |_| Ok(rustix::system::reboot(RebootCommand::CadOff)?) },
 ];
+
+/// The rest of it, which is tried again while there are no settings.
+const SETTINGS_STEPS: &[Step] = &[
+    Step { name: "read the settings", run: read_settings },
+    Step { name: "set the network up", run: set_network_up },
+    Step { name: "wait for the data disks", run: wait_for_disks },
+];
+
+fn take_steps(steps: &[Step], machine: &mut Machine) {
+    for step in steps {
+        if let Err(error) = (step.run)(machine) {
+            say(&format!("futago: could not {}: {error:#}", step.name));
+        }
+    }
+}
 
 /// Runs as PID 1: boots, runs the services (`/proc/self/exe NAME --dir DIR`), and powers the machine off or restarts it
 /// when asked to. Returns only when called by a process that is not PID 1. Call it on the main thread.
@@ -79,11 +94,8 @@ pub fn run_init() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut machine = Machine::default();
-    for step in BOOT {
-        if let Err(error) = (step.run)(&mut machine) {
-            say(&format!("futago: could not {}: {error:#}", step.name));
-        }
-    }
+    take_steps(BOOT, &mut machine);
+    take_steps(SETTINGS_STEPS, &mut machine);
     let command = match run_services(machine) {
         Ok(Ending::Stop) => RebootCommand::PowerOff,
         Ok(Ending::Interrupt) => RebootCommand::Restart,
@@ -104,7 +116,7 @@ pub fn run_init() -> ExitCode {
     }
 }
 
-fn run_services(machine: Machine) -> anyhow::Result<Ending> {
+fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
     let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/init"));
     let echo = if machine.command_line.log_to_console { console::open().ok() } else { None };
     // A serial port that service logs were asked for on has no room for a menu.
@@ -116,9 +128,9 @@ fn run_services(machine: Machine) -> anyhow::Result<Ending> {
     let mut mode = Mode { init: true, echo, power_button: Some(power::watch()?), menus, when_running: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
-        let Some(settings) = machine.settings else {
-            show("Futago has no settings: put settings.json on the state disk and start again.");
-            return wait_for_button(&mut mode).await;
+        let settings = match wait_for_settings(&mut machine, &mut mode).await? {
+            Ok(settings) => settings,
+            Err(ending) => return Ok(ending),
         };
         let welcome = console::welcome(&settings);
         let command_line = machine.command_line.clone();
@@ -197,8 +209,32 @@ fn mount_state(machine: &mut Machine) -> anyhow::Result<()> {
 }
 
 fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
-    machine.settings = Some(settings::find(Path::new(STATE_DIR), &machine.command_line)?);
+    match settings::find(Path::new(STATE_DIR), &machine.command_line) {
+        Ok(settings) => machine.settings = Some(settings),
+        Err(error) => machine.no_settings = format!("{error:#}"),
+    }
     Ok(())
+}
+
+/// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings.
+async fn wait_for_settings(
+    machine: &mut Machine,
+    mode: &mut Mode,
+) -> anyhow::Result<Result<Settings, Ending>> {
+    let mut shown = String::new();
+    loop {
+        if let Some(settings) = &machine.settings {
+            return Ok(Ok(settings.clone()));
+        }
+        if shown != machine.no_settings {
+            shown.clone_from(&machine.no_settings);
+            show(&format!("Futago has no settings: {shown}"));
+        }
+        if let Ok(pressed) = tokio::time::timeout(RETRY, wait_for_button(mode)).await {
+            return pressed.map(Err);
+        }
+        take_steps(SETTINGS_STEPS, machine);
+    }
 }
 
 fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
@@ -216,6 +252,9 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
     netlink.add_address(&name, settings.address, settings.portal_prefix_len)?;
     for interface in netlink.interfaces()?.iter().filter(|interface| interface.hardware_address.is_some()) {
         netlink.link_up(&interface.name)?;
+    }
+    if let Some(gateway) = settings.gateway {
+        netlink.set_default_route(gateway)?;
     }
     Ok(())
 }
