@@ -1,6 +1,7 @@
 //! The appliance from its disk image: firmware, boot loader, slots, state partition.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,39 @@ fn an_image_starts_from_efi_and_serves() {
     let console = boot(&dir, &hardware, &["starting slot a", "web console at https://198.51.100.13/"]);
     assert!(!console.contains("could not"), "{console}");
     assert!(!console.contains("did not come up"), "{console}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Presses a key again and again until the console shows `text`, then `last`, and waits for the other slot to start.
+fn press_from_power_on(dir: &Path, hardware: &Hardware, key: &[u8], text: &str, last: &[u8]) {
+    let mut machine = Machine::start(dir, hardware).unwrap();
+    let mut keyboard = machine.serial_line().unwrap();
+    // A line that nobody reads holds the machine up.
+    let mut screen = keyboard.try_clone().unwrap();
+    let read = std::thread::spawn(move || std::io::copy(&mut screen, &mut std::io::sink()));
+    wait_for(text, PATIENCE, || {
+        keyboard.write_all(key).unwrap();
+        machine.console().contains(text).then_some(())
+    })
+    .unwrap();
+    // An Escape is one when nothing follows it soon.
+    std::thread::sleep(Duration::from_secs(1));
+    keyboard.write_all(last).unwrap();
+    machine.wait_line("starting slot b", PATIENCE).unwrap();
+    machine.cut_power().unwrap();
+    assert!(read.join().unwrap().unwrap() > 0);
+}
+
+#[test]
+fn keys_at_power_on_reach_the_boot_menu() {
+    if !can_run("keys_at_power_on_reach_the_boot_menu") {
+        return;
+    }
+    let dir = work_dir("image-menu");
+    let disk = SystemDisk::make(&dir).unwrap();
+    // Ctrl-N goes down a line. EFI firmware takes Escape for itself.
+    press_from_power_on(&dir, &hardware(&disk, Firmware::Bios), b"\x1b", "Power off", b"\x0e\r");
+    press_from_power_on(&dir, &hardware(&disk, Firmware::Efi), b"o", "starting slot b", b"");
     std::fs::remove_dir_all(dir).unwrap();
 }
 
