@@ -57,6 +57,9 @@ impl Spoken {
     }
 }
 
+/// The oldest release that this one may replace, unless whoever builds an update says otherwise.
+pub const REPLACES_FROM: &str = "0.1.0";
+
 /// Version of the messages between cluster managers, as the name of their protocol in TLS has it (docs/wire.md).
 const CLUSTER_MESSAGES: u32 = 1;
 
@@ -82,6 +85,12 @@ impl Formats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_may_replace_itself() {
+        let oldest: crate::Version = REPLACES_FROM.parse().unwrap();
+        assert!(oldest <= env!("CARGO_PKG_VERSION").parse().unwrap());
+    }
 
     #[test]
     fn the_cluster_s_protocol_has_the_name_with_this_version() {
