@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct UpdateStatus {
     /// Version of the release that runs.
     pub running: String,
+    /// Differs after every start of the machine.
+    pub boot: String,
     /// The system disk's slots; `None` where the node did not start from one, and can't be updated.
     pub slots: Option<SlotStatus>,
     /// The last installation since this start.

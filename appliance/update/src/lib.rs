@@ -4,12 +4,14 @@
 //! - [`bundle`]: the file `futago-VERSION.update`, its header and signature (docs/update.md).
 //! - [`formats`]: versions of what nodes say to each other and write down.
 //! - [`rule`]: whether a bundle may replace the release that runs.
+//! - [`rolling`]: in which order a cluster's nodes take it, and when that stops.
 //! - [`slots`]: the system disk's slots and what the boot loader is told of them.
 //!
 //! # Invariants
 //!
 //! - Nothing of a bundle is believed before its signature: [`bundle::Header`] comes out of [`bundle::verify`] or, unbelieved,
 //!   of [`bundle::Claimed::decode`].
+//! - A rolling update touches a node only while every other one is well ([`rolling`]).
 //! - A release never gets to see state that a newer one has written in a format that it does not know ([`rule`]).
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,6 +20,7 @@ extern crate alloc;
 
 pub mod bundle;
 pub mod formats;
+pub mod rolling;
 pub mod rule;
 pub mod slots;
 
