@@ -13,6 +13,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::response::Response;
+use control::update::Installation;
 use serde::Deserialize;
 
 /// The longest token that is read.
@@ -31,8 +32,11 @@ struct UpdatePage {
 pub(super) async fn page(State(app): State<Shared>, Extension(viewer): Extension<Viewer>) -> Page {
     let seen = app.seen();
     let possible = seen.update.as_ref().is_some_and(|update| update.slots.is_some());
+    let installation = seen.update.as_ref().and_then(|update| update.installation.as_ref());
+    // Not while somebody may be choosing a file.
+    let reload_s = if installation.is_some_and(Installation::is_under_way) { 3 } else { 0 };
     html(&UpdatePage {
-        shell: Shell::new(&app, &viewer, Tab::Nodes, "Update").reloading(5),
+        shell: Shell::new(&app, &viewer, Tab::Nodes, "Update").reloading(reload_s),
         panels: panels::render(&seen)?,
         possible,
     })

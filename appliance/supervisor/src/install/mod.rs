@@ -146,7 +146,12 @@ impl<B: Boot> Worker<B> {
     }
 
     fn say(&self, installation: Installation) {
-        lock(&self.status).installation = Some(installation);
+        let mut status = lock(&self.status);
+        // What it held is gone.
+        if let (Installation::Writing { .. }, Some(slots)) = (&installation, &mut status.slots) {
+            slots.idle_release = None;
+        }
+        status.installation = Some(installation);
     }
 
     /// What the boot loader's variables say of the slots.
