@@ -6,11 +6,15 @@ use crate::limiter::Limiter;
 use crate::password::Password;
 use crate::sessions::Sessions;
 use crate::store;
+use crate::upload::Uploads;
 use crate::upstream::Upstream;
 use crate::watch::{self, Snapshot};
 use anyhow::{Context, Result};
+use axum::body::Bytes;
 use control::api::{Answer, Command, Status};
 use control::settings::Settings;
+use futures_util::Stream;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +44,7 @@ pub(crate) struct App {
     pub(crate) snapshot: channel::Receiver<Snapshot>,
     /// SHA-256 of the console's certificate.
     pub(crate) fingerprint: String,
+    uploads: Uploads,
     nudge: Arc<Notify>,
 }
 
@@ -63,6 +68,7 @@ impl App {
             upstream,
             snapshot,
             fingerprint: certificate.fingerprint.clone(),
+            uploads: Uploads::new(dir),
             nudge,
         };
         Ok((Arc::new(app), certificate))
@@ -108,6 +114,29 @@ impl App {
         }
         answer
     }
+
+    /// Takes an update and begins to install it: the one way for pages and REST.
+    pub(crate) async fn take_update<E: Display>(
+        &self,
+        body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<(), ApiError> {
+        let taken = self.uploads.take(&self.upstream, body).await;
+        self.nudge.notify_one();
+        log("update", taken)
+    }
+
+    /// Restarts the machine.
+    pub(crate) async fn restart_machine(&self) -> Result<(), ApiError> {
+        log("restart", self.upstream.restart_machine().await)
+    }
+}
+
+fn log(command: &'static str, outcome: Result<(), ApiError>) -> Result<(), ApiError> {
+    match &outcome {
+        Ok(()) => tracing::info!(command, "done"),
+        Err(e) => tracing::warn!(command, reason = e.message, "not done"),
+    }
+    outcome
 }
 
 /// For the log; never the pairing code, nor a secret.

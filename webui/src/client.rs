@@ -12,7 +12,7 @@
 //! ```
 
 use crate::errors::ErrorBody;
-use crate::http::{self, Answered, HttpError};
+use crate::http::{self, Answered, Body, HttpError};
 use crate::text::segment;
 use base::ByteCount;
 use base64::Engine;
@@ -20,6 +20,7 @@ use control::api::{Event, Status};
 use control::names::Pattern;
 use control::service::ServiceStatus;
 use control::targets::{Chap, Presentation};
+use control::update::UpdateStatus;
 use hyper::{Method, Uri};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -38,6 +39,8 @@ pub use crate::tls::Trust;
 const MOST_BYTES: usize = 512 << 20;
 /// Time for one request. Longer than any command takes at the other end.
 const PATIENCE: Duration = Duration::from_secs(75);
+/// Time for an update to get there.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Not done: a word for programs, a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -263,6 +266,22 @@ impl Client {
         self.delete(&format!("/api/v1/targets/{}/luns/{lun}", segment(iqn))).await
     }
 
+    /// Which release runs on the node, and how far the last update is.
+    pub async fn update_status(&self) -> Result<UpdateStatus, ClientError> {
+        self.get("/api/v1/update").await
+    }
+
+    /// Sends an update; returns when the node has it and begins to install it.
+    pub async fn upload_update(&self, bundle: Vec<u8>) -> Result<(), ClientError> {
+        let body = Body { content: bundle, kind: "application/octet-stream" };
+        self.exchange(Method::POST, "/api/v1/update", Some(body), UPLOAD_PATIENCE).await.map(|_| ())
+    }
+
+    /// Restarts the node's machine.
+    pub async fn restart(&self) -> Result<(), ClientError> {
+        self.send(Method::POST, "/api/v1/restart", None).await.map(|_| ())
+    }
+
     /// The support bundle: a tar archive.
     pub async fn support_bundle(&self) -> Result<Vec<u8>, ClientError> {
         let answered = self.send(Method::GET, "/api/v1/support-bundle", None).await?;
@@ -281,29 +300,40 @@ impl Client {
         self.send(Method::DELETE, path, None).await.map(|_| ())
     }
 
-    /// One request; an answer other than success comes out as an error.
     async fn send(&self, method: Method, path: &str, json: Option<Vec<u8>>) -> Result<Answered, ClientError> {
+        let body = json.map(|content| Body { content, kind: "application/json" });
+        self.exchange(method, path, body, PATIENCE).await
+    }
+
+    /// One request; an answer other than success comes out as an error.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+        patience: Duration,
+    ) -> Result<Answered, ClientError> {
         let answered = match &self.endpoint {
             Endpoint::Unix(socket) => {
                 let unreachable = |e: HttpError| {
                     let advice = "is the node running, and may you open its socket?";
                     ClientError::new("unreachable", format!("{}: {e}; {advice}", socket.display()))
                 };
-                let request = http::request(method, "localhost", path, None, json).map_err(unreachable)?;
-                http::over_unix(socket, request, MOST_BYTES, PATIENCE).await.map_err(unreachable)?
+                let request = http::request(method, "localhost", path, None, body).map_err(unreachable)?;
+                http::over_unix(socket, request, MOST_BYTES, patience).await.map_err(unreachable)?
             }
             Endpoint::Https { host, port, authorization, tls, password: _ } => {
                 let unreachable =
                     |e: HttpError| ClientError::new("unreachable", format!("https://{host}:{port}: {e}"));
                 let authority = format!("{host}:{port}");
-                let request = http::request(method, &authority, path, Some(authorization), json)
+                let request = http::request(method, &authority, path, Some(authorization), body)
                     .map_err(unreachable)?;
                 let work = async {
                     let stream = dial(host, *port, tls.clone()).await?;
                     http::exchange(stream, request, MOST_BYTES).await
                 };
-                let answered = tokio::time::timeout(PATIENCE, work).await;
-                answered.unwrap_or(Err(HttpError::Slow(PATIENCE))).map_err(unreachable)?
+                let answered = tokio::time::timeout(patience, work).await;
+                answered.unwrap_or(Err(HttpError::Slow(patience))).map_err(unreachable)?
             }
         };
         if answered.status.is_success() {

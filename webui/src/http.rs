@@ -31,23 +31,31 @@ pub(crate) struct Answered {
     pub(crate) body: Bytes,
 }
 
-/// Builds a request with an optional JSON body.
+/// What a request carries.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) content: Vec<u8>,
+    /// Its media type.
+    pub(crate) kind: &'static str,
+}
+
+/// Builds a request with an optional body.
 pub(crate) fn request(
     method: Method,
     host: &str,
     path: &str,
     authorization: Option<&str>,
-    json: Option<Vec<u8>>,
+    body: Option<Body>,
 ) -> Result<Request<Full<Bytes>>, HttpError> {
     let mut builder =
         Request::builder().method(method).uri(path).header("host", host).header("accept", "*/*");
     if let Some(value) = authorization {
         builder = builder.header("authorization", value);
     }
-    if json.is_some() {
-        builder = builder.header("content-type", "application/json");
+    if let Some(body) = &body {
+        builder = builder.header("content-type", body.kind);
     }
-    let body = Full::new(Bytes::from(json.unwrap_or_default()));
+    let body = Full::new(Bytes::from(body.map(|body| body.content).unwrap_or_default()));
     builder.body(body).map_err(|e| HttpError::Broken(e.to_string()))
 }
 

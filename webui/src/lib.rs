@@ -36,6 +36,7 @@ mod sse;
 mod store;
 pub mod text;
 mod tls;
+mod upload;
 pub mod upstream;
 mod views;
 mod watch;

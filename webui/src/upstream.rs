@@ -2,9 +2,10 @@
 //! each on its unix socket.
 
 use crate::errors::{ApiError, ErrorKind};
-use crate::http::{self, HttpError};
+use crate::http::{self, Body, HttpError};
 use control::api::{Answer, Command, Event, Status};
 use control::service::ServiceStatus;
+use control::update::UpdateStatus;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -46,12 +47,44 @@ impl Upstream {
 
     /// This node's services.
     pub async fn services(&self) -> Result<Vec<ServiceStatus>, ApiError> {
-        get(&self.supervisor, "/services", "The supervisor").await
+        get(&self.supervisor, "/services", SUPERVISOR).await
+    }
+
+    /// What runs on this node, and what is installed beside it.
+    pub async fn update(&self) -> Result<UpdateStatus, ApiError> {
+        get(&self.supervisor, "/update", SUPERVISOR).await
+    }
+
+    /// Has the update that was uploaded installed.
+    pub async fn begin_update(&self) -> Result<(), ApiError> {
+        self.ask_supervisor("/update").await
+    }
+
+    /// Restarts the machine.
+    pub async fn restart_machine(&self) -> Result<(), ApiError> {
+        self.ask_supervisor("/restart").await
+    }
+
+    /// 202, or 409 with a sentence.
+    async fn ask_supervisor(&self, path: &str) -> Result<(), ApiError> {
+        let request = http::request(Method::POST, "localhost", path, None, None);
+        let request = request.map_err(|e| no_answer(SUPERVISOR, &e))?;
+        let answered = http::over_unix(&self.supervisor, request, MOST_BYTES, QUESTION).await;
+        let answered = answered.map_err(|e| no_answer(SUPERVISOR, &e))?;
+        match answered.status {
+            StatusCode::ACCEPTED => Ok(()),
+            StatusCode::CONFLICT => {
+                let reason = String::from_utf8_lossy(&answered.body).into_owned();
+                Err(ApiError::new(ErrorKind::Refused, reason))
+            }
+            other => Err(not_understood(SUPERVISOR, other)),
+        }
     }
 
     /// Runs a command; [`Answer::Failed`] comes out as an error.
     pub async fn command(&self, command: &Command) -> Result<Answer, ApiError> {
-        let body = serde_json::to_vec(command).map_err(|e| ApiError::internal("command", &e))?;
+        let content = serde_json::to_vec(command).map_err(|e| ApiError::internal("command", &e))?;
+        let body = Body { content, kind: "application/json" };
         let request = http::request(Method::POST, "localhost", "/command", None, Some(body))
             .map_err(|e| no_answer(MANAGER, &e))?;
         let time = if matches!(command, Command::Pair { .. }) { PAIRING } else { COMMAND };
@@ -74,6 +107,8 @@ impl Upstream {
 
 /// How messages call it.
 const MANAGER: &str = "The cluster manager";
+/// Likewise.
+const SUPERVISOR: &str = "The supervisor";
 
 async fn get<T: DeserializeOwned>(socket: &Path, path: &str, who: &str) -> Result<T, ApiError> {
     let request =

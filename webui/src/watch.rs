@@ -6,6 +6,7 @@ use crate::text::unix_now;
 use crate::upstream::Upstream;
 use control::api::{Event, Status};
 use control::service::ServiceStatus;
+use control::update::UpdateStatus;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(crate) struct Snapshot {
     pub(crate) services: Vec<ServiceStatus>,
     /// The supervisor does not answer; `services` is then the last answer.
     pub(crate) services_silent: Option<String>,
+    /// What runs on this node, as the supervisor last said.
+    pub(crate) update: Option<UpdateStatus>,
     /// The newest last.
     pub(crate) events: VecDeque<Event>,
 }
@@ -67,8 +70,8 @@ pub(crate) async fn keep(upstream: Arc<Upstream>, out: watch::Sender<Snapshot>, 
 async fn look(upstream: &Upstream, now: &mut Snapshot) {
     // The newest known event is asked for again: if it is not there, the numbering began anew.
     let after = now.events.back().map_or(0, |e| e.number.saturating_sub(1));
-    let (status, events, services) =
-        tokio::join!(upstream.status(), upstream.events(after), upstream.services());
+    let (status, events, services, update) =
+        tokio::join!(upstream.status(), upstream.events(after), upstream.services(), upstream.update());
     match status {
         Ok(status) => {
             now.status = Some(status);
@@ -86,6 +89,10 @@ async fn look(upstream: &Upstream, now: &mut Snapshot) {
             now.services_silent = None;
         }
         Err(error) => now.services_silent = Some(error.message),
+    }
+    // A failure comes with one to read the services, which is shown.
+    if let Ok(update) = update {
+        now.update = Some(update);
     }
     // A failure to read events comes with a failure to read the status, which is shown.
     if let Ok(fresh) = events {

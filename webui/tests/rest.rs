@@ -200,3 +200,67 @@ fn plain_http(url: &str) -> String {
     stream.read_to_string(&mut answer).unwrap();
     answer
 }
+
+/// The first bytes of a release `version`, and `len` bytes behind them.
+fn release(version: &str, len: u64) -> Vec<u8> {
+    let part = |len_bytes| update::Part { len_bytes, sha256: [0; 32] };
+    let header = update::Header {
+        version: version.parse().unwrap(),
+        replaces_from: version.parse().unwrap(),
+        formats: update::Formats::CURRENT,
+        kernel: part(1),
+        initramfs: part(len - 1),
+    };
+    let mut bytes = header.signed_part().unwrap().to_vec();
+    bytes.resize(update::HEADER_BYTES + usize::try_from(len).unwrap(), 7);
+    bytes
+}
+
+#[test]
+fn an_update_is_kept_whole_or_not_at_all_and_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::start(dir.path(), fake::healthy());
+    let url = console(dir.path());
+    let local = Client::local(dir.path());
+    let kept = || std::fs::read(dir.path().join(control::paths::UPDATE_BUNDLE)).ok();
+    let left = || std::fs::read_dir(dir.path().join("update")).map_or(0, Iterator::count);
+    block_on(async {
+        local.setup(PASSWORD).await.unwrap();
+        let remote = Client::remote(&url, "admin", PASSWORD, Trust::Anyone).unwrap();
+        let stranger = Client::remote(&url, "admin", "wrong", Trust::Anyone).unwrap();
+        assert_eq!(stranger.upload_update(release("0.2.0", 9)).await.unwrap_err().kind, "unauthorized");
+        assert_eq!(stranger.restart().await.unwrap_err().kind, "unauthorized");
+        let good = release("0.2.0", 3 << 20);
+        for (bytes, kind, expected) in [
+            (Vec::new(), "invalid", "no update"),
+            (vec![7; 100_000], "invalid", "no update"),
+            (good[..100].to_vec(), "invalid", "too short"),
+            (good[..good.len() - 1].to_vec(), "invalid", "not whole"),
+            ([&good[..], &[0]].concat(), "too_large", "longer than it says"),
+        ] {
+            let error = remote.upload_update(bytes).await.unwrap_err();
+            assert_eq!(error.kind, kind, "{error}");
+            assert!(error.message.contains(expected), "{error}");
+            assert_eq!((kept(), left()), (None, 0));
+        }
+        assert!(fake.edit(|w| w.asked.clone()).is_empty());
+
+        remote.upload_update(good.clone()).await.unwrap();
+        assert!(kept() == Some(good.clone()));
+        assert_eq!(fake.edit(|w| w.asked.clone()), ["update"]);
+        let status = remote.update_status().await.unwrap();
+        assert!(status.installation.unwrap().is_under_way());
+        let error = local.upload_update(release("0.3.0", 9)).await.unwrap_err();
+        assert_eq!(error.kind, "in_use");
+        assert!(kept() == Some(good), "not changed under the supervisor");
+
+        remote.restart().await.unwrap();
+        fake.edit(|w| {
+            w.update.installation = None;
+            w.update.slots = None;
+        });
+        assert_eq!(remote.upload_update(release("0.3.0", 9)).await.unwrap_err().kind, "refused");
+        let error = remote.restart().await.unwrap_err();
+        assert_eq!((&*error.kind, &*error.message), ("refused", "There is no machine to restart."));
+    });
+}

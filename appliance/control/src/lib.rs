@@ -7,6 +7,7 @@
 //!   (HTTP/JSON over a unix socket).
 //! - [`targets`] and [`names`]: who may log in to which target and sees which LUN, and iSCSI names and patterns.
 //! - [`service`]: health of the supervised services.
+//! - [`update`]: what runs on the node and what is installed beside it.
 //! - [`paths`]: where everything stands below a node's directory.
 //!
 //! Invariant: every type here is data; decoding rejects unknown enum tags, and a setting that was accepted by
@@ -23,3 +24,4 @@ pub mod paths;
 pub mod service;
 pub mod settings;
 pub mod targets;
+pub mod update;

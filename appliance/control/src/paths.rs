@@ -12,6 +12,8 @@ pub const RAFT_DB: &str = "raft.redb";
 pub const WEB_DIR: &str = "web";
 /// Sockets and pid files; empty after a reboot.
 pub const RUN_DIR: &str = "run";
+/// The update that was uploaded, until it is installed or refused.
+pub const UPDATE_BUNDLE: &str = "update/bundle";
 /// Cluster manager's control socket: [`crate::api`] over HTTP/JSON.
 pub const CLUSTER_SOCKET: &str = "run/cluster.sock";
 /// Storage link: [`crate::link`], JSON lines. The cluster manager listens, storage dials.

@@ -9,6 +9,7 @@
 //! - [`device`]: CDBs and parameter lists at the SCSI device server, with its units in every state.
 //! - [`frames`]: replication frames. [`metadata`]: a replica's records on disk. [`disks`]: labels and pool tables.
 //! - [`messages`]: storage link, cluster messages, committed commands, settings. [`pairing`]: pairing, both halves.
+//! - [`updates`]: an update's header.
 //!
 //! Test code only: it may unwrap, and a panic is the report.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -23,6 +24,7 @@ pub mod metadata;
 pub mod pairing;
 pub mod pdu;
 pub mod session;
+pub mod updates;
 
 /// A target: panics on a fault.
 pub type Target = fn(&[u8]);
@@ -38,6 +40,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("disks", disks::target),
     ("messages", messages::target),
     ("pairing", pairing::target),
+    ("updates", updates::target),
 ];
 
 /// The target named `name`.

@@ -62,6 +62,7 @@ pub use api::{
     Options, Problem, Request, RequestError, RequestId, ResyncStatus, Status, Timing,
 };
 pub use layout::{EXTENT_BYTES, Layout, RECORD_BYTES, SUPERBLOCK_OFFSETS};
+pub use record::META_VERSION;
 pub use recover::{MetaRead, OpenError, Recovery, format, format_growth};
 pub use replica::Replica;
 pub use sabotage::Sabotage;

@@ -14,7 +14,7 @@ use crate::recover::OpenError;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"FtgM");
 /// Version of the metadata records; another one is refused.
-pub(crate) const META_VERSION: u16 = 2;
+pub const META_VERSION: u16 = 2;
 const HEADER_BYTES: usize = 64;
 /// Bytes for a record's own content.
 pub(crate) const BODY_BYTES: usize = RECORD_BYTES - HEADER_BYTES - 4;

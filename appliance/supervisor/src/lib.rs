@@ -7,7 +7,8 @@
 //!
 //! [`plan`] holds what runs, as data; [`policy`] decides when one service starts, waits and is killed (both pure).
 //! `node` is the loop round them: it carries their actions out (`child`), takes what the services write (`logs`) and
-//! answers on the control socket (`control`). As PID 1 it also limits them (`cgroup`). `init` prepares the machine first.
+//! answers on the control socket (`control`). As PID 1 it also limits them (`cgroup`). `init` prepares the machine first;
+//! `install` puts a new release beside the one that runs.
 //!
 //! # Invariants
 //!
@@ -27,6 +28,7 @@ mod cgroup;
 mod child;
 mod control;
 mod init;
+mod install;
 mod logs;
 mod node;
 pub mod plan;
@@ -35,7 +37,9 @@ pub mod policy;
 pub use init::run_init;
 
 use anyhow::Context;
+use install::Installer;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Runs the node of folder `dir` as an ordinary process, its services being `exe NAME --dir DIR`, until SIGTERM or
 /// SIGINT. Becomes the leader of a process group of its own. Call it on the main thread.
@@ -54,8 +58,14 @@ pub fn run_node(dir: &Path, exe: &Path) -> anyhow::Result<()> {
     runtime.block_on(async {
         // Held to the end of the process.
         let _lock = node::claim(dir).await?;
-        let mut mode =
-            node::Mode { init: false, echo: None, power_button: None, menus: Vec::new(), when_running: None };
+        let mut mode = node::Mode {
+            init: false,
+            echo: None,
+            power_button: None,
+            menus: Vec::new(),
+            when_running: None,
+            installer: Arc::new(Installer::without_slots()),
+        };
         node::supervise(dir, exe, &settings, &mut mode).await
     })?;
     Ok(())

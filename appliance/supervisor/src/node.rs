@@ -5,6 +5,7 @@
 use crate::cgroup::{self, Groups};
 use crate::child;
 use crate::control::{self, Logs, Request};
+use crate::install::Installer;
 use crate::logs::{ServiceLog, capture};
 use crate::plan::{PLAN, ServicePlan, Services};
 use crate::policy::{Action, Verdict};
@@ -52,6 +53,8 @@ pub(crate) struct Mode {
     pub(crate) menus: Vec<ServicePlan>,
     /// Called once, when every service runs for the first time.
     pub(crate) when_running: Option<Box<dyn FnOnce()>>,
+    /// Where updates go.
+    pub(crate) installer: Arc<Installer>,
 }
 
 /// Reads and validates `DIR/settings.json`.
@@ -119,7 +122,8 @@ pub(crate) async fn supervise(
     let logs: Logs = Arc::new(logs);
     let (requests, incoming) = mpsc::channel(16);
     let socket = dir.join(paths::SUPERVISOR_SOCKET);
-    control::listen(&socket, requests, Arc::clone(&logs)).with_context(|| format!("{}", socket.display()))?;
+    let shared = control::Shared::new(requests, &logs, &mode.installer, mode.init);
+    control::listen(&socket, shared).with_context(|| format!("{}", socket.display()))?;
 
     let mut node = Node {
         dir: dir.into(),
@@ -316,6 +320,9 @@ impl Node {
                     self.execute(name, action).await;
                 }
             }
+            Request::RestartMachine if self.ending.is_none() => self.end(Ok(Ending::Interrupt)),
+            // It goes down already.
+            Request::RestartMachine => {}
         }
     }
 }

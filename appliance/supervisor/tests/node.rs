@@ -111,6 +111,23 @@ fn services_run_are_listed_and_stop_in_order() {
 }
 
 #[test]
+fn an_ordinary_process_is_neither_updated_nor_restarted() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let node = start(dir, RUNS);
+    wait_until("three services", || pids(dir).len() == 3);
+    let update = request(dir, "GET /update");
+    assert!(update.contains(r#""slots":null,"installation":null"#), "{update}");
+    for (line, why) in [("POST /update", "there is no slot"), ("POST /restart", "no machine of its own")] {
+        let answer = request(dir, line);
+        assert!(answer.contains("409") && answer.contains(why), "{answer}");
+    }
+    assert_eq!(pids(dir).len(), 3);
+    signal(&node.id().to_string(), "-TERM");
+    assert_eq!(finish(node).0.code(), Some(0));
+}
+
+#[test]
 fn a_killed_node_leaves_no_child_and_comes_back() {
     for group in [false, true] {
         let dir = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@
 //! - [`namespace`]: a network of the scenario's own.
 //! - [`system_disk`]: the appliance's system disk, as built or put together.
 //! - [`tools`]: runs programs and fails with what they said.
+//! - [`updates`]: releases of the appliance, and the updates that bring them.
 //! - [`vm`]: virtual machines under QEMU.
 //!
 //! Each scenario stands in a file of its own below `tests/`. Test code only: it may unwrap.
@@ -25,4 +26,5 @@ pub mod machines;
 pub mod namespace;
 pub mod system_disk;
 pub mod tools;
+pub mod updates;
 pub mod vm;

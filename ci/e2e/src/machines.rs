@@ -37,14 +37,19 @@ pub struct Machines {
 impl Machines {
     /// Lays the segment out and switches everything on.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_from(dir, &SystemDisk::make(dir)?, false)
+    }
+
+    /// Likewise, each with a copy of `disk`; one whose system restarts does so with `restarts`, else it ends.
+    pub fn start_from(dir: &Path, disk: &SystemDisk, restarts: bool) -> Result<Self> {
         namespace::segment("segment", "198.51.100.13/24", &["tap-a", "tap-b", "tap-host"])?;
         let kernel = vm::kernel()?;
-        let disk = SystemDisk::make(dir)?;
         // Service logs are part of what a failed test shows.
         disk.set_environment("slot=a\ntries=\nwords=futago.log=console\n")?;
-        let hardware = ["a", "b"].map(|name| appliance_hardware(dir, name, &disk));
+        let hardware = ["a", "b"].map(|name| appliance_hardware(dir, name, disk));
         let [first, second] = hardware;
-        let hardware = [first?, second?];
+        let mut hardware = [first?, second?];
+        hardware.iter_mut().for_each(|hardware| hardware.restarts = restarts);
         let initiator = Hardware {
             name: "host".into(),
             initramfs: vm::initiator_initramfs(dir, &kernel)?,
@@ -171,8 +176,13 @@ impl Drop for Machines {
 
 /// `futago ctl` at a console.
 pub fn ctl(url: &str, arguments: &[&str]) -> Result<String> {
+    ctl_within(Duration::from_secs(60), url, arguments)
+}
+
+/// `futago ctl` at a console, with a time limit.
+pub fn ctl_within(limit: Duration, url: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new("timeout")
-        .arg("60")
+        .arg(limit.as_secs().to_string())
         .arg(futago())
         .args(["ctl", "--url", url, "--insecure"])
         .args(arguments)

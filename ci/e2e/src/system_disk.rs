@@ -32,9 +32,24 @@ impl SystemDisk {
             run("cp", &["--sparse=always", &text(&built), &text(&path)])?;
         } else {
             println!("system disk: the distribution's kernel and GRUB");
-            assemble(dir, &path)?;
+            assemble(dir, &path, &release(dir, &[])?)?;
         }
         Ok(Self { path })
+    }
+
+    /// A fresh disk below `dir` that holds `release`, whatever a build has left.
+    pub fn of(dir: &Path, release: &Release) -> Result<Self> {
+        let path = dir.join("system.img");
+        assemble(dir, &path, release)?;
+        Ok(Self { path })
+    }
+
+    /// All that a partition holds.
+    pub fn content(&self, partition: &str) -> Result<Vec<u8>> {
+        let (begin, len) = Self::extent(partition)?;
+        let mut content = vec![0; usize::try_from(len)?];
+        std::fs::File::open(&self.path)?.read_exact_at(&mut content, begin)?;
+        Ok(content)
     }
 
     /// Another one like it.
@@ -129,16 +144,27 @@ fn built() -> Result<Option<PathBuf>> {
     }
 }
 
-fn assemble(dir: &Path, out: &Path) -> Result<()> {
+/// What goes into a slot.
+#[derive(Clone, Debug)]
+pub struct Release {
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+}
+
+/// The distribution's kernel and the binary under test, with more files in its initramfs, `DEST=FILE` each.
+pub fn release(dir: &Path, more: &[String]) -> Result<Release> {
     let kernel = vm::kernel()?;
-    let plain = vm::system_initramfs(dir, &kernel, MODULES)?;
-    let board = |name: &str| text(&repository().join("image/board").join(name));
+    let plain = vm::system_initramfs_with(dir, &kernel, MODULES, more)?;
     run("gzip", &["-1", "-n", "-f", &text(&plain)])?;
-    let initramfs = plain.with_extension("cpio.gz");
+    Ok(Release { kernel: kernel.join("vmlinuz"), initramfs: plain.with_extension("cpio.gz") })
+}
+
+fn assemble(dir: &Path, out: &Path, release: &Release) -> Result<()> {
+    let board = |name: &str| text(&repository().join("image/board").join(name));
     let grub = dir.join("grub");
     run(&board("grub"), &[&text(&grub)])?;
     let part = |name: &str| text(&grub.join(name));
-    let words = [&text(out), &text(&kernel.join("vmlinuz")), &text(&initramfs)];
+    let words = [&text(out), &text(&release.kernel), &text(&release.initramfs)];
     let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
     let parts = [part("boot.img"), part("core.img"), part("bootx64.efi")];
     let all: Vec<&str> = words.into_iter().chain(parts.iter().map(String::as_str)).collect();

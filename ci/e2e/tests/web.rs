@@ -12,6 +12,7 @@ use base::ByteCount;
 use control::api::{Command, ResyncStatus, VolumeState};
 use control::names::Pattern;
 use control::settings::Role;
+use control::update::{Installation, SlotStatus};
 use fake::{Fake, World};
 use futago_e2e::browser::Browser;
 use serde_json::json;
@@ -86,6 +87,7 @@ fn an_administrator_at_the_console() {
     hand_over(&browser, &fake);
     volumes_and_targets(&browser, &fake, &url);
     pairing(&browser, &fake, &url);
+    update(&browser, &fake, dir.path(), &url);
     change_password(&browser, &url);
     silence(&browser, &fake, &url);
     sign_out(&browser, &url);
@@ -119,6 +121,43 @@ fn first_password_and_sign_in(browser: &Browser, url: &str) {
     browser.click("button.primary");
     browser.find("#panel-nodes");
     assert!(browser.url().ends_with("/nodes"), "back to where one wanted to go");
+}
+
+/// A file chosen in the browser arrives whole, and the page follows its installation.
+fn update(browser: &Browser, fake: &Fake, dir: &Path, url: &str) {
+    let part = |len_bytes| update::Part { len_bytes, sha256: [0; 32] };
+    let header = update::Header {
+        version: "0.2.0".parse().unwrap(),
+        replaces_from: "0.1.0".parse().unwrap(),
+        formats: update::Formats::CURRENT,
+        kernel: part(1),
+        initramfs: part(300_000),
+    };
+    let mut content = header.signed_part().unwrap().to_vec();
+    content.resize(update::HEADER_BYTES + 300_001, 7);
+    let file = dir.join("futago-0.2.0.update");
+    std::fs::write(&file, &content).unwrap();
+
+    browser.open(&format!("{url}/nodes"));
+    browser.click("a[href='/update']");
+    browser.wait_text("#panel-update", "0.0.9");
+    browser.fill("#file", file.to_str().unwrap());
+    browser.click("#install");
+    browser.wait_text(".notice", "being installed");
+    browser.wait_text("#panel-update", "Installing");
+    assert!(std::fs::read(dir.join(control::paths::UPDATE_BUNDLE)).unwrap() == content);
+    picture(browser, "update");
+    fake.edit(|w| {
+        w.update.installation = Some(Installation::Installed { release: "0.2.0".into() });
+        w.update.slots =
+            Some(SlotStatus { running: "a".into(), next: "b".into(), idle_release: Some("0.2.0".into()) });
+    });
+    browser.wait_text("#panel-update", "the next start takes it");
+    browser.click("#restart");
+    browser.wait_text("main", "It starts release 0.2.0 then");
+    browser.click("#confirm");
+    browser.wait_text(".notice", "comes back");
+    assert_eq!(fake.edit(|w| w.asked.clone()), ["update", "restart"]);
 }
 
 fn change_password(browser: &Browser, url: &str) {

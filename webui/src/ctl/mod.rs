@@ -3,6 +3,7 @@
 
 mod output;
 mod targets;
+mod update;
 
 use crate::client::{Client, ClientError, Trust};
 use crate::text;
@@ -85,6 +86,10 @@ enum Command {
         /// The archive; must not exist yet
         file: PathBuf,
     },
+    /// Show which release runs, or install another one
+    Update(update::UpdateArguments),
+    /// Restart the node's machine
+    Restart,
     /// Print the SHA-256 of the console's certificate
     Fingerprint,
     /// Set the first admin password, from --password-file or $FUTAGO_PASSWORD, else asked for
@@ -206,19 +211,23 @@ fn connect(args: &CtlArguments) -> Result<Client, ClientError> {
         let dir = args.dir.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
         return Ok(Client::local(dir));
     };
-    let trust = match (&args.fingerprint, args.insecure) {
-        (Some(fingerprint), _) => Trust::Fingerprint(fingerprint.clone()),
-        (None, true) => Trust::Anyone,
-        (None, false) => {
-            return Err(ClientError::new(
-                "invalid",
-                "--url needs --fingerprint SHA256, so that the password goes to the right console; print it on the \
-                 node with `futago ctl --dir DIR fingerprint`, or read it on the console's Nodes page \
-                 (or say --insecure)",
-            ));
-        }
-    };
+    let trust = trust("--url needs --fingerprint SHA256", args.fingerprint.as_deref(), args.insecure)?;
     Client::remote(url, &args.user, &password(args)?, trust)
+}
+
+/// Which certificate a console must have; `needed` says how to tell.
+fn trust(needed: &str, fingerprint: Option<&str>, insecure: bool) -> Result<Trust, ClientError> {
+    match (fingerprint, insecure) {
+        (Some(fingerprint), _) => Ok(Trust::Fingerprint(fingerprint.to_owned())),
+        (None, true) => Ok(Trust::Anyone),
+        (None, false) => Err(ClientError::new(
+            "invalid",
+            format!(
+                "{needed}, so that the password goes to the right console; print it on the node with `futago ctl --dir \
+                 DIR fingerprint`, or read it on the console's Nodes page (or say --insecure)"
+            ),
+        )),
+    }
 }
 
 /// From the file, the environment, or the terminal.
@@ -287,6 +296,8 @@ async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientE
             Report::new(&events, output::events(&events))
         }
         Command::SupportBundle { file } => support_bundle(client, file).await,
+        Command::Update(update) => update::run(client, args, update).await,
+        Command::Restart => update::restart(client).await,
         Command::Fingerprint => {
             let sha256 = client.fingerprint().await?;
             Report::new(&serde_json::json!({ "sha256": sha256 }), format!("{sha256}\n"))
@@ -417,6 +428,10 @@ mod tests {
             "ctl verify demo",
             "ctl events --after 7",
             "ctl support-bundle x.tar",
+            "ctl update",
+            "ctl update x.update --restart",
+            "ctl --url https://h update --rolling x.update --peer https://b=ab --without w",
+            "ctl restart",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -425,6 +440,9 @@ mod tests {
         assert!(parse("ctl --dir d --url https://h status").is_err());
         for line in [
             "ctl volume create demo 5",
+            "ctl update --restart",
+            "ctl update x.update --rolling --restart",
+            "ctl update x.update --peer https://b=ab",
             "ctl volume create demo 1GiB --block-format 4kn",
             "ctl target change iqn.2026-11.a:b 0",
             "ctl target change iqn.2026-11.a:b 0 --writable --read-only",

@@ -6,6 +6,7 @@ mod cluster;
 mod extract;
 mod status;
 mod targets;
+mod update;
 mod volumes;
 
 #[cfg(test)]
@@ -89,6 +90,9 @@ fn routes() -> Vec<Route> {
         guarded POST "/api/v1/cluster" => cluster::create;
         guarded POST "/api/v1/pairing/offer" => cluster::offer;
         guarded POST "/api/v1/pairing/join" => cluster::join;
+        guarded GET "/api/v1/update" => update::status;
+        guarded POST "/api/v1/update" => update::upload;
+        guarded POST "/api/v1/restart" => update::restart;
         guarded GET "/metrics" => metrics::metrics;
     }
 }

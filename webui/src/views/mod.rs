@@ -12,8 +12,10 @@ mod initiators;
 mod log;
 mod nodes;
 pub(crate) mod panels;
+mod releases;
 mod shell;
 mod targets;
+mod update;
 mod volumes;
 pub(crate) mod words;
 
@@ -62,6 +64,12 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route("/nodes/cluster", post(nodes::create_cluster))
         .route("/nodes/offer", post(nodes::offer))
         .route("/nodes/pair", post(nodes::pair))
+        .route(
+            "/update",
+            // A stream into a file with a limit of its own.
+            get(update::page).post(update::upload).layer(axum::extract::DefaultBodyLimit::disable()),
+        )
+        .route("/restart", get(update::ask_restart).post(update::restart))
         .route("/events", get(events::page))
         .route("/events/stream", get(sse::stream))
         .route("/logs/{name}", get(log::page))

@@ -1,6 +1,7 @@
 //! The panels: parts of pages that [`crate::sse`] keeps fresh. Each is one template under `templates/panels`,
 //! rendered from one [`Snapshot`] and nothing else, so that every viewer sees the same.
 
+use super::releases;
 use super::words::{self, State};
 use crate::text;
 use crate::watch::Snapshot;
@@ -21,6 +22,7 @@ pub(crate) struct Panels {
     pub(crate) nodes: String,
     pub(crate) connect: String,
     pub(crate) services: String,
+    pub(crate) update: String,
     pub(crate) events: String,
     /// For screen readers: changes only when there is something to say.
     pub(crate) announce: String,
@@ -28,13 +30,14 @@ pub(crate) struct Panels {
 
 impl Panels {
     /// Each with the id of the element that holds it.
-    pub(crate) fn parts(&self) -> [(&'static str, &str); 7] {
+    pub(crate) fn parts(&self) -> [(&'static str, &str); 8] {
         [
             ("panel-headline", &self.headline),
             ("panel-volumes", &self.volumes),
             ("panel-nodes", &self.nodes),
             ("panel-connect", &self.connect),
             ("panel-services", &self.services),
+            ("panel-update", &self.update),
             ("panel-events", &self.events),
             ("panel-announce", &self.announce),
         ]
@@ -233,6 +236,7 @@ pub(crate) fn render(seen: &Snapshot) -> Result<Panels, askama::Error> {
             node: status.map(|s| s.node.clone()).unwrap_or_default(),
         }
         .render()?,
+        update: releases::panel(seen).render()?,
         events: EventsPanel {
             events: seen.events.iter().rev().take(RECENT).map(EventRow::of).collect(),
             stale,

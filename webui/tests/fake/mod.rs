@@ -11,6 +11,7 @@
 )]
 
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base::{ByteCount, Epoch};
@@ -18,6 +19,7 @@ use control::api::*;
 use control::service::{ServiceState, ServiceStatus};
 use control::settings::{Ports, Role, Settings};
 use control::targets::{BlockFormat, Presentation};
+use control::update::{Installation, SlotStatus, UpdateStatus};
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -31,6 +33,10 @@ pub struct World {
     pub status: Status,
     pub services: Vec<ServiceStatus>,
     pub events: Vec<Event>,
+    /// What the supervisor tells of releases.
+    pub update: UpdateStatus,
+    /// What the supervisor was asked to do, in order.
+    pub asked: Vec<&'static str>,
     /// Commands in the order in which they came.
     pub commands: Vec<Command>,
 }
@@ -164,6 +170,17 @@ pub fn healthy() -> World {
             event(4, 93_500, "info", "Volume demo was created, 200 GiB on a and b."),
             event(5, 93_499, "info", "Node a serves volume demo (epoch 3)."),
         ],
+        update: UpdateStatus {
+            running: "0.1.0".into(),
+            boot: "first".into(),
+            slots: Some(SlotStatus {
+                running: "a".into(),
+                next: "a".into(),
+                idle_release: Some("0.0.9".into()),
+            }),
+            installation: None,
+        },
+        asked: vec![],
         commands: vec![],
     }
 }
@@ -180,6 +197,12 @@ impl Fake {
                 "/services",
                 get(async |State(w): State<Arc<Mutex<World>>>| Json(w.lock().unwrap().services.clone())),
             )
+            .route(
+                "/update",
+                get(async |State(w): State<Arc<Mutex<World>>>| Json(w.lock().unwrap().update.clone()))
+                    .post(begin_update),
+            )
+            .route("/restart", post(restart))
             .with_state(world.clone());
         let socket = dir.join(control::paths::SUPERVISOR_SOCKET);
         runtime.spawn(serve(socket, supervisor));
@@ -223,6 +246,23 @@ async fn serve(socket: PathBuf, router: Router) {
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(socket).unwrap();
     axum::serve(listener, router).await.unwrap();
+}
+
+async fn begin_update(State(w): State<Arc<Mutex<World>>>) -> StatusCode {
+    let mut world = w.lock().unwrap();
+    world.asked.push("update");
+    world.update.installation = Some(Installation::Writing { release: "0.2.0".into(), percent: 40 });
+    StatusCode::ACCEPTED
+}
+
+async fn restart(State(w): State<Arc<Mutex<World>>>) -> (StatusCode, &'static str) {
+    let mut world = w.lock().unwrap();
+    world.asked.push("restart");
+    if world.update.slots.is_some() {
+        (StatusCode::ACCEPTED, "")
+    } else {
+        (StatusCode::CONFLICT, "There is no machine to restart.")
+    }
 }
 
 #[derive(serde::Deserialize)]

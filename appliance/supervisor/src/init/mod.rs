@@ -17,23 +17,26 @@ mod mounts;
 mod power;
 mod repair;
 mod settings;
-mod slots;
+pub(crate) mod slots;
 mod state;
 mod state_watch;
-mod system_disk;
+pub(crate) mod system_disk;
 
+use crate::install::{Installer, SystemDisk};
 use crate::node::{self, Ending, Mode};
 use crate::plan;
 use ::control::settings::Settings;
 use anyhow::Context;
-use command_line::CommandLine;
+use command_line::{Boot, CommandLine};
 use console::{say, show};
 use netconf::Netlink;
 use rustix::system::RebootCommand;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+use update::slots::Slot;
 
 /// Where the node's folder is on a machine.
 const STATE_DIR: &str = "/var/lib/futago";
@@ -125,7 +128,14 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
     if serial && let Err(error) = console::log_to_kernel() {
         say(&format!("futago: {error:#}"));
     }
-    let mut mode = Mode { init: true, echo, power_button: Some(power::watch()?), menus, when_running: None };
+    let mut mode = Mode {
+        init: true,
+        echo,
+        power_button: Some(power::watch()?),
+        menus,
+        when_running: None,
+        installer: installer(&machine.command_line),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
         let settings = match wait_for_settings(&mut machine, &mut mode).await? {
@@ -155,6 +165,22 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
                 return pressed;
             }
         }
+    })
+}
+
+/// For a machine that was started from a slot. Without its thread, nothing can be installed, and all else works.
+fn installer(command_line: &CommandLine) -> Arc<Installer> {
+    let manual = command_line.boot == Boot::Manual;
+    let running = command_line.slot.as_deref().and_then(Slot::parse);
+    let started =
+        running.map(|running| Installer::start(Path::new(STATE_DIR), SystemDisk { running, manual }));
+    Arc::new(match started {
+        Some(Ok(installer)) => installer,
+        Some(Err(error)) => {
+            say(&format!("futago: could not {error:#}"));
+            Installer::without_slots()
+        }
+        None => Installer::without_slots(),
     })
 }
 

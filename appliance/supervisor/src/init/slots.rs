@@ -8,9 +8,11 @@ use super::command_line::{Boot, CommandLine};
 use super::system_disk;
 use anyhow::Context;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use std::fs::OpenOptions;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// Where the firmware's partition is mounted while it is written to.
 const MOUNT_POINT: &str = "/run/futago-esp";
@@ -35,22 +37,47 @@ pub(crate) fn confirm(command_line: &CommandLine) -> anyhow::Result<()> {
     let Some(slot) = command_line.slot.as_deref().filter(|_| command_line.boot != Boot::Manual) else {
         return Ok(());
     };
+    change(&[("slot", slot), ("tries", "")])
+}
+
+/// Sets variables of the boot loader.
+pub(crate) fn change(variables: &[(&str, &str)]) -> anyhow::Result<()> {
+    with_environment(|path| change_in(path, variables))
+}
+
+/// The boot loader's variables.
+pub(crate) fn variables() -> anyhow::Result<BTreeMap<String, String>> {
+    with_environment(|path| {
+        let block = read_block(&OpenOptions::new().read(true).open(path).context(ENVIRONMENT)?)?;
+        let pairs = lines(&block).context("not an environment block")?;
+        Ok(pairs.filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+    })
+}
+
+/// Mounts the firmware's partition and hands the path of the environment block on; one at a time.
+fn with_environment<T>(work: impl FnOnce(&Path) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    static MOUNT: Mutex<()> = Mutex::new(());
+    let _mount = MOUNT.lock().unwrap_or_else(PoisonError::into_inner);
     let device = system_disk::partition(system_disk::BOOT).context("the system disk is gone")?;
     std::fs::create_dir_all(MOUNT_POINT).context(MOUNT_POINT)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount(&device, MOUNT_POINT, "vfat", flags, c"").with_context(|| device.display().to_string())?;
-    let confirmed = confirm_in(&Path::new(MOUNT_POINT).join(ENVIRONMENT), slot);
+    let done = work(&Path::new(MOUNT_POINT).join(ENVIRONMENT));
     unmount(MOUNT_POINT, UnmountFlags::empty()).context(MOUNT_POINT)?;
-    confirmed
+    done
+}
+
+fn read_block(file: &File) -> anyhow::Result<String> {
+    let mut block = vec![0; BLOCK_BYTES];
+    file.read_exact_at(&mut block, 0).context(ENVIRONMENT)?;
+    Ok(String::from_utf8_lossy(&block).into_owned())
 }
 
 /// GRUB knows the block by its place on the disk: it is written over, never replaced.
-fn confirm_in(path: &Path, slot: &str) -> anyhow::Result<()> {
+fn change_in(path: &Path, variables: &[(&str, &str)]) -> anyhow::Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(path).context(ENVIRONMENT)?;
-    let mut block = vec![0; BLOCK_BYTES];
-    file.read_exact_at(&mut block, 0).context(ENVIRONMENT)?;
-    let text = String::from_utf8_lossy(&block);
-    let Some(changed) = with(&text, &[("slot", slot), ("tries", "")]).context("not an environment block")?
+    let text = read_block(&file)?;
+    let Some(changed) = with(&text, variables).context("not an environment block, or one without room")?
     else {
         return Ok(());
     };
@@ -58,14 +85,16 @@ fn confirm_in(path: &Path, slot: &str) -> anyhow::Result<()> {
     file.sync_all().context(ENVIRONMENT)
 }
 
+/// The lines with a variable; `None` when the block is none.
+fn lines(block: &str) -> Option<impl Iterator<Item = &str>> {
+    let rest = block.strip_prefix(SIGNATURE)?;
+    Some(rest.lines().filter(|line| line.contains('=') && !line.starts_with('#')))
+}
+
 /// The block with these variables; `Some(None)` when it has them so already, `None` when it is none or has no room.
 #[expect(clippy::option_option, reason = "no block, and no change, are two things")]
 fn with(block: &str, wanted: &[(&str, &str)]) -> Option<Option<String>> {
-    let lines: Vec<&str> = block
-        .strip_prefix(SIGNATURE)?
-        .lines()
-        .filter(|line| line.contains('=') && !line.starts_with('#'))
-        .collect();
+    let lines: Vec<&str> = lines(block)?.collect();
     let name_of = |line: &str| line.split_once('=').map(|(name, _)| name.to_owned());
     let value_of =
         |wanted: &str| lines.iter().find_map(|line| line.split_once('=').filter(|(name, _)| *name == wanted));
@@ -95,6 +124,10 @@ mod tests {
         let mut block = format!("{SIGNATURE}{lines}");
         block.push_str(&"#".repeat(BLOCK_BYTES - block.len()));
         block
+    }
+
+    fn confirm_in(path: &Path, slot: &str) -> anyhow::Result<()> {
+        change_in(path, &[("slot", slot), ("tries", "")])
     }
 
     #[test]

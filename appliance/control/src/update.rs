@@ -1,0 +1,62 @@
+//! Updates of this node, on the supervisor's socket: `GET /update` answers [`UpdateStatus`]; `POST /update` takes the file
+//! at [`crate::paths::UPDATE_BUNDLE`] and answers 202, or 409 with a sentence.
+
+use alloc::string::String;
+use serde::{Deserialize, Serialize};
+
+/// What runs, what would start next, and what became of the last update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateStatus {
+    /// Version of the release that runs.
+    pub running: String,
+    /// Differs after every start of the machine.
+    pub boot: String,
+    /// The system disk's slots; `None` where the node did not start from one, and can't be updated.
+    pub slots: Option<SlotStatus>,
+    /// The last installation since this start.
+    pub installation: Option<Installation>,
+}
+
+/// The slots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// The one that runs: `a` or `b`.
+    pub running: String,
+    /// The one that the next start takes.
+    pub next: String,
+    /// Version of the release in the one that does not run; `None`: nothing that can be started.
+    pub idle_release: Option<String>,
+}
+
+/// How far an installation is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Installation {
+    /// Signature, version and checksums are looked at; nothing is written yet.
+    Checking,
+    /// It is written into the slot that does not run, then read back from the disk.
+    Writing {
+        /// Version of the release.
+        release: String,
+        /// 0 to 100.
+        percent: u32,
+    },
+    /// The next start takes it.
+    Installed {
+        /// Version of the release.
+        release: String,
+    },
+    /// The next start takes what runs now.
+    Failed {
+        /// A sentence.
+        reason: String,
+    },
+}
+
+impl Installation {
+    /// It has not ended yet.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        matches!(self, Self::Checking | Self::Writing { .. })
+    }
+}

@@ -1,0 +1,180 @@
+//! Updates: takes a bundle that was uploaded, and puts its release into the slot that does not run (docs/update.md).
+//!
+//! # Invariants
+//!
+//! - Nothing is written before signature, version rule and both checksums have been looked at ([`bundle`]).
+//! - One at a time, in a thread that owns it all: a disk that hangs holds up nobody else.
+//! - GRUB never gets to try a slot that is not whole: the order is that of [`update::slots`] ([`installation`]).
+//!
+//! # Flow
+//!
+//! [`Installer::begin`] wakes the thread → [`bundle::Bundle::open`] → [`installation::run`], with [`slot_volume`] for what is in a
+//! slot and [`direct`] for reading it back from the medium → the boot loader is told. What came of it stands in the status.
+
+mod bundle;
+mod direct;
+mod installation;
+mod slot_volume;
+mod system;
+
+pub(crate) use system::SystemDisk;
+
+use ::control::paths;
+use ::control::update::{Installation, SlotStatus, UpdateStatus};
+use anyhow::Context;
+use installation::{Boot, Progress};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use update::Version;
+use update::slots::idle_release;
+
+/// The public keys whose updates are taken.
+const KEYS: &str = "/etc/futago/update.pub";
+/// Version of the image; without it, it is this program's.
+const RELEASE: &str = "/etc/futago/release";
+/// The kernel draws it at its start.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Why an ordinary process can't be updated.
+const NO_SLOTS: &str =
+    "This node did not start from an appliance's system disk: there is no slot to put an update into.";
+const BUSY: &str = "An update is being installed already.";
+
+/// Where the node's updates are asked for, and what is known of them.
+#[derive(Debug)]
+pub(crate) struct Installer {
+    status: Arc<Mutex<UpdateStatus>>,
+    /// Wakes the thread; `None` where there is nothing to install into.
+    thread: Option<Mutex<Sender<()>>>,
+}
+
+impl Installer {
+    /// Of a node that can't be updated.
+    pub(crate) fn without_slots() -> Self {
+        let status = UpdateStatus {
+            running: release(Path::new(RELEASE)).to_string(),
+            boot: std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned(),
+            slots: None,
+            installation: None,
+        };
+        Self { status: Arc::new(Mutex::new(status)), thread: None }
+    }
+
+    /// Of the appliance with its folder at `dir` that was started from `disk`.
+    pub(crate) fn start(dir: &Path, disk: SystemDisk) -> anyhow::Result<Self> {
+        let installer = Self::without_slots();
+        let (sender, requests) = channel();
+        let worker = Worker {
+            bundle: dir.join(paths::UPDATE_BUNDLE),
+            keys: KEYS.into(),
+            release: release(Path::new(RELEASE)),
+            disk,
+            status: Arc::clone(&installer.status),
+        };
+        std::thread::Builder::new()
+            .name("install-update".into())
+            .spawn(move || worker.work(&requests))
+            .context("install updates")?;
+        Ok(Self { thread: Some(Mutex::new(sender)), ..installer })
+    }
+
+    /// What runs, and what became of the last update.
+    pub(crate) fn status(&self) -> UpdateStatus {
+        lock(&self.status).clone()
+    }
+
+    /// Begins to install the bundle that was uploaded; or why not.
+    pub(crate) fn begin(&self) -> Result<(), &'static str> {
+        let Some(thread) = &self.thread else { return Err(NO_SLOTS) };
+        let mut status = lock(&self.status);
+        if status.installation.as_ref().is_some_and(Installation::is_under_way) {
+            return Err(BUSY);
+        }
+        status.installation = Some(Installation::Checking);
+        // The thread does not end.
+        lock(thread).send(()).map_err(|_| NO_SLOTS)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Of the image, else of this program.
+fn release(path: &Path) -> Version {
+    let text = std::fs::read_to_string(path).ok();
+    let of_image = text.and_then(|text| text.trim().parse().ok());
+    let own = || env!("CARGO_PKG_VERSION").parse();
+    of_image.or_else(|| own().ok()).unwrap_or(Version::new(0, 0, 0))
+}
+
+/// The thread's own.
+struct Worker<B> {
+    bundle: PathBuf,
+    keys: PathBuf,
+    release: Version,
+    disk: B,
+    status: Arc<Mutex<UpdateStatus>>,
+}
+
+impl<B: Boot> Worker<B> {
+    fn work(self, requests: &Receiver<()>) {
+        self.look();
+        for () in requests {
+            let installation = match self.install() {
+                Ok(release) => {
+                    tracing::info!("release {release} is installed; the next start takes it");
+                    Installation::Installed { release: release.to_string() }
+                }
+                Err(error) => {
+                    tracing::error!("the update is not installed: {error:#}");
+                    Installation::Failed { reason: format!("{error:#}.") }
+                }
+            };
+            // Space on the state partition; a file that is left is replaced by the next one.
+            let _ = std::fs::remove_file(&self.bundle);
+            self.look();
+            self.say(installation);
+        }
+    }
+
+    fn install(&self) -> anyhow::Result<Version> {
+        let order = installation::Order { bundle: &self.bundle, keys: &self.keys, running: &self.release };
+        installation::run(&order, &self.disk, &mut |Progress { release, percent }| {
+            self.say(Installation::Writing { release: release.to_string(), percent });
+        })
+    }
+
+    fn say(&self, installation: Installation) {
+        let mut status = lock(&self.status);
+        // What it held is gone.
+        if let (Installation::Writing { .. }, Some(slots)) = (&installation, &mut status.slots) {
+            slots.idle_release = None;
+        }
+        status.installation = Some(installation);
+    }
+
+    /// What the boot loader's variables say of the slots.
+    fn look(&self) {
+        let running = self.disk.running();
+        let slots = match self.disk.variables() {
+            Ok(variables) => SlotStatus {
+                running: running.letter().to_owned(),
+                next: variables.get("slot").cloned().unwrap_or_else(|| running.letter().to_owned()),
+                idle_release: idle_release(
+                    variables.get(running.other().release_variable()).map(String::as_str),
+                    &self.release,
+                ),
+            },
+            Err(error) => {
+                tracing::error!("the boot loader's variables can't be read: {error:#}");
+                let running = running.letter().to_owned();
+                SlotStatus { next: running.clone(), running, idle_release: None }
+            }
+        };
+        lock(&self.status).slots = Some(slots);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,427 @@
+use super::installation::{Order, run};
+use super::slot_volume::Storage;
+use super::*;
+use anyhow::bail;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use update::slots::{INITRAMFS, KERNEL, SLOT_BYTES, Slot};
+use update::{Formats, Header, Part, PublicKey, Sha256, Spoken};
+
+fn key(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+}
+
+fn part(bytes: &[u8]) -> Part {
+    let mut sha256 = Sha256::new();
+    sha256.update(bytes);
+    Part { len_bytes: bytes.len() as u64, sha256: sha256.finish() }
+}
+
+fn noise(len: u32, seed: u32) -> Vec<u8> {
+    (0..len).map(|i| (i ^ seed).wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect()
+}
+
+fn kernel() -> Vec<u8> {
+    noise(300_001, 1)
+}
+
+fn initramfs() -> Vec<u8> {
+    noise(700_000, 2)
+}
+
+fn header(version: &str) -> Header {
+    Header {
+        version: version.parse().unwrap(),
+        replaces_from: Version::new(0, 1, 0),
+        formats: Formats::CURRENT,
+        kernel: part(&kernel()),
+        initramfs: part(&initramfs()),
+    }
+}
+
+/// A file with a release signed by key 1.
+fn bundle(header: &Header) -> Vec<u8> {
+    let signed = header.signed_part().unwrap();
+    [&signed[..], key(1).sign(&signed).as_ref(), &kernel(), &initramfs()].concat()
+}
+
+/// What fails, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// The write to the slot with this number, and every one after it.
+    Write(usize),
+    /// The medium holds something else than what was written.
+    Medium,
+    /// The change of the boot loader's variables with this number.
+    Variables(usize),
+}
+
+#[derive(Clone)]
+struct Disk {
+    dir: PathBuf,
+    manual: bool,
+    fault: Fault,
+    variables: Arc<Mutex<BTreeMap<String, String>>>,
+    writes: Arc<Mutex<usize>>,
+    changes: Arc<Mutex<usize>>,
+}
+
+impl Disk {
+    fn new(dir: &Path) -> Self {
+        for slot in [Slot::A, Slot::B] {
+            let file = File::create(dir.join(slot.letter())).unwrap();
+            file.set_len(SLOT_BYTES).unwrap();
+        }
+        let disk = Self {
+            dir: dir.into(),
+            manual: false,
+            fault: Fault::None,
+            variables: Arc::default(),
+            writes: Arc::default(),
+            changes: Arc::default(),
+        };
+        disk.set(&[("slot", "a"), ("tries", ""), ("words", "x")]).unwrap();
+        *disk.changes.lock().unwrap() = 0;
+        disk
+    }
+
+    fn with(&self, fault: Fault) -> Self {
+        *self.writes.lock().unwrap() = 0;
+        *self.changes.lock().unwrap() = 0;
+        Self { fault, ..self.clone() }
+    }
+
+    fn variable(&self, name: &str) -> String {
+        self.variables.lock().unwrap().get(name).cloned().unwrap_or_default()
+    }
+
+    /// What GRUB would load from `slot`; `None`: nothing.
+    fn loaded(&self, slot: Slot) -> Option<(Vec<u8>, Vec<u8>)> {
+        let file = File::open(self.dir.join(slot.letter())).unwrap();
+        let volume = fatfs::FileSystem::new(ReadOnly(file), fatfs::FsOptions::new()).ok()?;
+        let read = |name: &str| {
+            let mut bytes = Vec::new();
+            volume.root_dir().open_file(name).ok()?.read_to_end(&mut bytes).ok()?;
+            Some(bytes)
+        };
+        Some((read(KERNEL)?, read(INITRAMFS)?))
+    }
+}
+
+struct ReadOnly(File);
+
+impl Read for ReadOnly {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+}
+
+impl Seek for ReadOnly {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+impl Write for ReadOnly {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        panic!("written to")
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Device {
+    file: File,
+    fault: Fault,
+    medium: bool,
+    writes: Arc<Mutex<usize>>,
+}
+
+impl Read for Device {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let at = self.file.stream_position()?;
+        let len = self.file.read(out)?;
+        // One bit, far behind the tables.
+        let bad = 600_000;
+        if self.medium && self.fault == Fault::Medium && (at..at + len as u64).contains(&bad) {
+            out[usize::try_from(bad - at).unwrap()] ^= 1;
+        }
+        Ok(len)
+    }
+}
+
+impl Seek for Device {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+impl Write for Device {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(!self.medium);
+        let mut writes = self.writes.lock().unwrap();
+        *writes += 1;
+        if matches!(self.fault, Fault::Write(number) if *writes > number) {
+            return Err(io::Error::other("the medium is broken"));
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Storage for Device {
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+impl Boot for Disk {
+    type Slot = Device;
+
+    fn running(&self) -> Slot {
+        Slot::A
+    }
+
+    fn is_manual(&self) -> bool {
+        self.manual
+    }
+
+    fn variables(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        Ok(self.variables.lock().unwrap().clone())
+    }
+
+    fn set(&self, variables: &[(&str, &str)]) -> anyhow::Result<()> {
+        let mut changes = self.changes.lock().unwrap();
+        *changes += 1;
+        if self.fault == Fault::Variables(*changes) {
+            bail!("the firmware's partition is broken");
+        }
+        let mut known = self.variables.lock().unwrap();
+        known.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Ok(())
+    }
+
+    fn open(&self, slot: Slot) -> anyhow::Result<Device> {
+        assert_eq!(slot, Slot::B, "never the slot that runs");
+        let file = File::options().read(true).write(true).open(self.dir.join(slot.letter()))?;
+        Ok(Device { file, fault: self.fault, medium: false, writes: Arc::clone(&self.writes) })
+    }
+
+    fn open_medium(&self, slot: Slot) -> anyhow::Result<Device> {
+        let file = File::open(self.dir.join(slot.letter()))?;
+        Ok(Device { file, fault: self.fault, medium: true, writes: Arc::clone(&self.writes) })
+    }
+}
+
+/// A folder with an update, the keys, and a disk that runs release 0.1.0 from slot a.
+struct Machine {
+    dir: tempfile::TempDir,
+    disk: Disk,
+    running: Version,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = PublicKey::new(key(1).public_key().as_ref()).unwrap().to_string();
+        std::fs::write(dir.path().join("update.pub"), keys).unwrap();
+        let disk = Disk::new(dir.path());
+        Self { disk, dir, running: Version::new(0, 1, 0) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn install(&self, disk: &Disk, bundle: &[u8]) -> Result<Version, String> {
+        std::fs::write(self.path("bundle"), bundle).unwrap();
+        let order =
+            Order { bundle: &self.path("bundle"), keys: &self.path("update.pub"), running: &self.running };
+        let last = Rc::new(RefCell::new(0));
+        let done = run(&order, disk, &mut |progress| {
+            assert!(progress.percent >= *last.borrow() && progress.percent <= 100);
+            *last.borrow_mut() = progress.percent;
+        });
+        assert!(done.is_err() || *last.borrow() == 100);
+        done.map_err(|error| format!("{error:#}"))
+    }
+}
+
+#[test]
+fn a_release_goes_into_the_slot_that_does_not_run() {
+    let machine = Machine::new();
+    let installed = machine.install(&machine.disk, &bundle(&header("0.2.0")));
+    assert_eq!(installed, Ok(Version::new(0, 2, 0)));
+    assert!(machine.disk.loaded(Slot::B) == Some((kernel(), initramfs())));
+    assert_eq!(machine.disk.loaded(Slot::A), None, "empty, and not touched");
+    for (name, value) in
+        [("slot", "b"), ("tries", "3"), ("release_a", "0.1.0"), ("release_b", "0.2.0"), ("words", "x")]
+    {
+        assert_eq!(machine.disk.variable(name), value, "{name}");
+    }
+    // A second one, over the first.
+    machine.disk.set(&[("slot", "a"), ("tries", "")]).unwrap();
+    machine.install(&machine.disk, &bundle(&header("0.3.0"))).unwrap();
+    assert_eq!(machine.disk.variable("release_b"), "0.3.0");
+    assert!(machine.disk.loaded(Slot::B) == Some((kernel(), initramfs())));
+}
+
+#[test]
+fn what_may_not_be_installed_changes_nothing() {
+    let machine = Machine::new();
+    machine.install(&machine.disk, &bundle(&header("0.1.5"))).unwrap();
+    machine.disk.set(&[("slot", "a"), ("tries", "")]).unwrap();
+    let good = bundle(&header("0.2.0"));
+    let edited = |edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        edit(&mut bytes);
+        bytes
+    };
+    let mut formats = Formats::CURRENT;
+    for spoken in &mut formats.0 {
+        *spoken = Spoken { oldest: 0, newest: spoken.newest - 1 };
+    }
+    let before = machine.disk.variables.lock().unwrap().clone();
+    for (bytes, expected) in [
+        (Vec::new(), "no update"),
+        (b"PK\x03\x04 something else".to_vec(), "no update"),
+        (good[..100].to_vec(), "too short"),
+        (good[..good.len() - 1].to_vec(), "not whole"),
+        (edited(&|bytes| bytes.push(0)), "not whole"),
+        (edited(&|bytes| bytes[200] ^= 1), "not signed"),
+        (edited(&|bytes| bytes[130] ^= 1), "not signed"),
+        (edited(&|bytes| bytes[1000] ^= 1), "its kernel is not the one"),
+        (edited(&|bytes| *bytes.last_mut().unwrap() ^= 1), "its initramfs is not the one"),
+        (bundle(&Header { formats, ..header("0.0.9") }), "release 0.0.9 is too old"),
+        (bundle(&Header { replaces_from: Version::new(0, 1, 1), ..header("0.2.0") }), "from 0.1.1 on"),
+    ] {
+        let error = machine.install(&machine.disk, &bytes).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    let manual = Disk { manual: true, ..machine.disk.clone() };
+    assert!(machine.install(&manual, &good).unwrap_err().contains("boot menu"));
+    machine.disk.set(&[("tries", "2")]).unwrap();
+    assert!(machine.install(&machine.disk, &good).unwrap_err().contains("not proved itself"));
+    machine.disk.set(&[("tries", "")]).unwrap();
+    for (keys, expected) in [
+        (Some(PublicKey::new(key(2).public_key().as_ref()).unwrap().to_string()), "not signed"),
+        (Some("nonsense".to_owned()), "64 hexadecimal digits"),
+        (None, "holds no key"),
+    ] {
+        match keys {
+            Some(keys) => std::fs::write(machine.path("update.pub"), keys).unwrap(),
+            None => std::fs::remove_file(machine.path("update.pub")).unwrap(),
+        }
+        let error = machine.install(&machine.disk, &good).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert_eq!(*machine.disk.variables.lock().unwrap(), before);
+    assert!(
+        machine.disk.loaded(Slot::B) == Some((kernel(), initramfs())),
+        "the release before is still there"
+    );
+}
+
+/// The write with each number is the last that the medium takes. Whatever it holds then, GRUB starts the running slot,
+/// and finds no kernel in the other one, or a whole release.
+#[test]
+fn a_slot_that_is_half_written_is_never_tried() {
+    let machine = Machine::new();
+    machine.install(&machine.disk, &bundle(&header("0.1.5"))).unwrap();
+    let total = *machine.disk.writes.lock().unwrap();
+    assert!(total > 100, "{total} writes");
+    let new = bundle(&header("0.2.0"));
+    let step = (total / 60).max(1);
+    let numbers: Vec<usize> =
+        (0..12).chain((12..total - 20).step_by(step)).chain(total - 20..total).collect();
+    for number in numbers {
+        machine.disk.set(&[("slot", "a"), ("tries", ""), ("release_b", "0.1.5")]).unwrap();
+        let disk = machine.disk.with(Fault::Write(number));
+        let error = machine.install(&disk, &new).unwrap_err();
+        assert!(error.contains("slot b can't be written"), "write {number}: {error}");
+        assert_eq!((disk.variable("slot"), disk.variable("tries")), ("a".into(), String::new()));
+        assert_eq!(disk.variable("release_b"), "", "write {number}");
+        let loaded = disk.loaded(Slot::B);
+        // The first write wipes what was there.
+        assert!(number == 0 || loaded.is_none() || loaded == Some((kernel(), initramfs())), "write {number}");
+    }
+    assert!(machine.install(&machine.disk.with(Fault::None), &new).is_ok());
+}
+
+#[test]
+fn a_medium_that_lies_and_variables_that_fail_leave_the_running_slot() {
+    let machine = Machine::new();
+    let new = bundle(&header("0.2.0"));
+    for (fault, expected) in [
+        (Fault::Medium, "slot b does not hold what was written"),
+        (Fault::Variables(1), "variables can't be set"),
+        (Fault::Variables(2), "variables can't be set"),
+    ] {
+        let disk = machine.disk.with(fault);
+        let error = machine.install(&disk, &new).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!((disk.variable("slot"), disk.variable("tries")), ("a".into(), String::new()));
+        if fault == Fault::Variables(1) {
+            assert_eq!(*disk.writes.lock().unwrap(), 0);
+        }
+    }
+}
+
+#[test]
+fn the_thread_takes_one_at_a_time_and_tells_what_came_of_it() {
+    let machine = Machine::new();
+    let installer = Installer::without_slots();
+    assert_eq!(installer.begin(), Err(NO_SLOTS));
+    assert_eq!(installer.status().slots, None);
+
+    let (sender, requests) = channel();
+    let status = Arc::clone(&installer.status);
+    let worker = Worker {
+        bundle: machine.path("bundle"),
+        keys: machine.path("update.pub"),
+        release: Version::new(0, 1, 0),
+        disk: machine.disk.clone(),
+        status,
+    };
+    std::thread::spawn(move || worker.work(&requests));
+    let installer = Installer { thread: Some(Mutex::new(sender)), ..installer };
+    let settled = || {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let status = installer.status();
+            if status.slots.is_some() && !status.installation.as_ref().is_some_and(Installation::is_under_way)
+            {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{status:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let slots = settled().slots.unwrap();
+    assert_eq!((&*slots.running, &*slots.next, slots.idle_release.as_deref()), ("a", "a", Some("0.1.0")));
+
+    std::fs::write(machine.path("bundle"), bundle(&header("0.2.0"))).unwrap();
+    installer.begin().unwrap();
+    assert_eq!(installer.begin(), Err(BUSY));
+    let status = settled();
+    assert_eq!(status.installation, Some(Installation::Installed { release: "0.2.0".into() }));
+    let slots = status.slots.unwrap();
+    assert_eq!((&*slots.running, &*slots.next, slots.idle_release.as_deref()), ("a", "b", Some("0.2.0")));
+    assert!(!machine.path("bundle").exists());
+
+    machine.disk.set(&[("slot", "a"), ("tries", "")]).unwrap();
+    installer.begin().unwrap();
+    let Some(Installation::Failed { reason }) = settled().installation else { panic!() };
+    assert!(reason.starts_with("the update can't be read"), "{reason}");
+}

@@ -1,0 +1,358 @@
+//! A rolling update: one node after the other takes the release, and hosts notice no more than a hand-over.
+//!
+//! [`Rolling`] looks at the cluster ([`View`]) again and again and says what to do next. Steps of each node, in [`STEPS`]:
+//! the release is installed, the volumes that it serves are handed over, it restarts, and it is back in sync with
+//! the new release. Data nodes that serve nothing come first, then those that serve, witnesses last.
+//!
+//! # Invariants
+//!
+//! - Nothing is done to a node unless all members are online, a majority is there, and every copy of every volume is in
+//!   sync. So whatever goes wrong with a node, the others still run the release that they ran.
+//! - A node restarts only when it serves nothing.
+//! - The first thing that goes wrong ends it, for good: a new [`Rolling`] goes on where it stopped, as nodes that run the
+//!   release are left alone.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use control::api::{Status, VolumeState, VolumeStatus};
+use control::settings::Role;
+use control::update::{Installation, UpdateStatus};
+use core::time::Duration;
+
+/// What is seen of the cluster at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// As a node that answers has it.
+    pub status: Option<Status>,
+    /// Each node with what it says of its releases; a node that does not answer is missing.
+    pub nodes: BTreeMap<String, UpdateStatus>,
+}
+
+/// What is to be done now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing; why, for people.
+    Wait(String),
+    /// This; whoever does it tells [`Rolling::handle_failure`] if it was not done.
+    Do(Order),
+    /// Every node runs the release.
+    Finished,
+    /// It has ended before that; why.
+    Stopped(String),
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Send the update to a node and have it installed.
+    Install {
+        /// Its name.
+        node: String,
+    },
+    /// Move a volume to a peer that is in sync.
+    HandOver {
+        /// Its name.
+        volume: String,
+        /// The peer's.
+        to: String,
+    },
+    /// Restart a node's machine.
+    Restart {
+        /// Its name.
+        node: String,
+    },
+}
+
+/// A step of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Install,
+    HandOver,
+    Restart,
+    Return,
+}
+
+/// A row of the plan.
+struct Row {
+    step: Step,
+    /// The cluster must be whole before it begins.
+    whole: bool,
+    /// How long it may take.
+    patience: Duration,
+    /// What is waited for, after the node's name.
+    waiting: &'static str,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What each node goes through.
+const STEPS: [Row; 4] = [
+    Row {
+        step: Step::Install,
+        whole: true,
+        patience: MINUTE.saturating_mul(30),
+        waiting: "does not have the release installed",
+    },
+    Row { step: Step::HandOver, whole: true, patience: MINUTE.saturating_mul(10), waiting: "still serves" },
+    Row {
+        step: Step::Restart,
+        whole: true,
+        patience: MINUTE.saturating_mul(30),
+        waiting: "does not come back",
+    },
+    // A resync may be long.
+    Row {
+        step: Step::Return,
+        whole: false,
+        patience: MINUTE.saturating_mul(24 * 60),
+        waiting: "is not back in sync",
+    },
+];
+
+/// A hand-over is asked for again after this long, if another volume is left: one moves all of its node.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(15);
+
+/// How long the cluster may take to be whole before something is done.
+const WHOLE_PATIENCE: Duration = MINUTE.saturating_mul(5);
+
+/// How far the present step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nothing was done for it yet.
+    Due,
+    /// Its order was given, then.
+    Ordered(Duration),
+}
+
+/// The update of one cluster to one release. Times are since its beginning.
+#[derive(Debug)]
+pub struct Rolling {
+    release: String,
+    /// Who has still to go through [`STEPS`]; the first one is at it.
+    nodes: Vec<String>,
+    step: usize,
+    progress: Progress,
+    since: Duration,
+    /// The start of the present node's machine when its last order was given.
+    boot: String,
+    stopped: Option<String>,
+}
+
+impl Rolling {
+    /// Plans it; or why it can't begin. `without` are members that somebody else updates.
+    pub fn plan(release: &str, view: &View, without: &BTreeSet<String>) -> Result<Self, String> {
+        let status = view.status.as_ref().ok_or("no node tells the cluster's state")?;
+        let cluster = status.cluster.as_ref().ok_or("the node is in no cluster: update it by itself")?;
+        for name in without {
+            if !cluster.members.iter().any(|member| member.name == *name) {
+                return Err(format!("there is no node {name} to leave out"));
+            }
+        }
+        let mut members: Vec<_> =
+            cluster.members.iter().filter(|member| !without.contains(&member.name)).collect();
+        members.sort_by_key(|member| (member.role == Role::Witness, member.serving, member.name.clone()));
+        let mut nodes = Vec::new();
+        for member in members {
+            let name = &member.name;
+            let node = view.nodes.get(name).ok_or_else(|| {
+                format!("the console of node {name} ({}) does not answer, or is not known", member.address)
+            })?;
+            if node.slots.is_none() {
+                return Err(format!("node {name} did not start from an appliance's disk: leave it out"));
+            }
+            if node.running != release {
+                nodes.push(name.clone());
+            }
+        }
+        whole(status)?;
+        Ok(Self {
+            release: release.to_owned(),
+            nodes,
+            step: 0,
+            progress: Progress::Due,
+            since: Duration::ZERO,
+            boot: String::new(),
+            stopped: None,
+        })
+    }
+
+    /// Nodes that have still to take the release, in their order.
+    #[must_use]
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// The order that was given last was not carried out.
+    pub fn handle_failure(&mut self, reason: &str) {
+        let node = self.nodes.first().map_or("", |node| node.as_str());
+        self.stopped.get_or_insert_with(|| format!("node {node}: {reason}"));
+    }
+
+    /// What to do now.
+    pub fn poll(&mut self, view: &View, now: Duration) -> Decision {
+        loop {
+            if let Some(reason) = &self.stopped {
+                return Decision::Stopped(reason.clone());
+            }
+            let Some(node) = self.nodes.first().cloned() else { return Decision::Finished };
+            let Some(row) = STEPS.get(self.step) else {
+                self.nodes.remove(0);
+                self.enter(0, now);
+                continue;
+            };
+            match self.look(row, &node, view) {
+                Look::Done => self.enter(self.step.saturating_add(1), now),
+                Look::Wrong(reason) => self.stopped = Some(reason),
+                Look::Waiting(why) => return self.wait(row, &node, view, now, why),
+            }
+        }
+    }
+
+    fn enter(&mut self, step: usize, now: Duration) {
+        self.step = step;
+        self.progress = Progress::Due;
+        self.since = now;
+    }
+
+    /// The step is not done: its order is due, or somebody has to wait.
+    fn wait(&mut self, row: &Row, node: &str, view: &View, now: Duration, why: String) -> Decision {
+        let waited = now.saturating_sub(self.since);
+        let due = match self.progress {
+            Progress::Due => true,
+            Progress::Ordered(at) => row.step == Step::HandOver && now.saturating_sub(at) >= HAND_OVER_AGAIN,
+        };
+        if due
+            && row.whole
+            && let Err(obstacle) = is_whole(view)
+        {
+            if waited >= WHOLE_PATIENCE {
+                return self.stop(format!("nothing more was done to node {node}: {obstacle}"));
+            }
+            return Decision::Wait(obstacle);
+        }
+        if waited >= row.patience {
+            let minutes = row.patience.as_secs() / 60;
+            return self.stop(format!("node {node} {} after {minutes} minutes: {why}", row.waiting));
+        }
+        match self.order(row.step, node, view) {
+            Some(order) if due => {
+                self.progress = Progress::Ordered(now);
+                if let Some(seen) = view.nodes.get(node) {
+                    self.boot.clone_from(&seen.boot);
+                }
+                Decision::Do(order)
+            }
+            _ => Decision::Wait(why),
+        }
+    }
+
+    fn stop(&mut self, reason: String) -> Decision {
+        self.stopped = Some(reason.clone());
+        Decision::Stopped(reason)
+    }
+
+    fn order(&self, step: Step, node: &str, view: &View) -> Option<Order> {
+        match step {
+            Step::Install => Some(Order::Install { node: node.to_owned() }),
+            Step::HandOver => {
+                let volume = served(view, node).next()?;
+                let to = volume.in_sync.iter().find(|peer| *peer != node)?.clone();
+                Some(Order::HandOver { volume: volume.name.clone(), to })
+            }
+            Step::Restart => view.nodes.contains_key(node).then(|| Order::Restart { node: node.to_owned() }),
+            Step::Return => None,
+        }
+    }
+
+    /// Whether the step is done.
+    fn look(&self, row: &Row, node: &str, view: &View) -> Look {
+        let Some(seen) = view.nodes.get(node) else {
+            return Look::Waiting(format!("node {node} does not answer"));
+        };
+        match row.step {
+            Step::Install => self.look_at_installation(node, seen),
+            Step::HandOver => match (served(view, node).next(), is_whole(view)) {
+                (None, Ok(())) => Look::Done,
+                (None, Err(obstacle)) => Look::Waiting(obstacle),
+                (Some(volume), _) => Look::Waiting(format!("node {node} hands volume {} over", volume.name)),
+            },
+            Step::Restart if self.progress == Progress::Due => match served(view, node).next() {
+                None => Look::Waiting(format!("node {node} is about to restart")),
+                Some(volume) => Look::Wrong(format!(
+                    "node {node} serves volume {} again: it does not restart",
+                    volume.name
+                )),
+            },
+            Step::Restart if seen.boot == self.boot => Look::Waiting(format!("node {node} restarts")),
+            Step::Restart if seen.running != self.release => Look::Wrong(format!(
+                "node {node} came back with release {}: release {} did not come up there. Nothing was done to the nodes \
+                 after it",
+                seen.running, self.release
+            )),
+            Step::Restart => Look::Done,
+            Step::Return => match is_whole(view) {
+                Ok(()) => Look::Done,
+                Err(obstacle) => Look::Waiting(format!("node {node} is back; {obstacle}")),
+            },
+        }
+    }
+
+    fn look_at_installation(&self, node: &str, seen: &UpdateStatus) -> Look {
+        let begun = self.progress != Progress::Due;
+        match &seen.installation {
+            Some(Installation::Installed { release }) if *release == self.release => Look::Done,
+            Some(Installation::Failed { reason }) if begun => Look::Wrong(format!("node {node}: {reason}")),
+            Some(Installation::Writing { percent, .. }) if begun => {
+                Look::Waiting(format!("node {node} writes the release: {percent} %"))
+            }
+            _ => Look::Waiting(format!("node {node} checks the update")),
+        }
+    }
+}
+
+/// What a look at a step finds.
+enum Look {
+    Done,
+    Waiting(String),
+    Wrong(String),
+}
+
+fn served<'a>(view: &'a View, node: &'a str) -> impl Iterator<Item = &'a VolumeStatus> {
+    let volumes = view.status.iter().flat_map(|status| &status.volumes);
+    volumes.filter(move |volume| volume.primary.as_deref() == Some(node))
+}
+
+fn is_whole(view: &View) -> Result<(), String> {
+    whole(view.status.as_ref().ok_or_else(|| "no node tells the cluster's state".to_owned())?)
+}
+
+/// All members online, a majority there, and every copy of every volume in sync; or what is missing.
+fn whole(status: &Status) -> Result<(), String> {
+    let cluster = status.cluster.as_ref().ok_or("the node is in no cluster")?;
+    if !cluster.quorum {
+        return Err("the nodes have no majority".to_owned());
+    }
+    if let Some(member) = cluster.members.iter().find(|member| !member.online) {
+        return Err(format!("node {} is not online", member.name));
+    }
+    for volume in &status.volumes {
+        let missing = volume.replicas.iter().find(|replica| !volume.in_sync.contains(replica));
+        if let Some(resync) = &volume.resync {
+            return Err(format!("volume {} is being brought up to date, {} %", volume.name, resync.percent));
+        }
+        if let Some(missing) = missing {
+            return Err(format!("volume {} is not in sync on {missing}", volume.name));
+        }
+        if volume.state != VolumeState::Healthy {
+            return Err(format!("volume {} is not healthy", volume.name));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "rolling_tests.rs"]
+mod tests;

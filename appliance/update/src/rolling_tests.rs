@@ -1,0 +1,327 @@
+use super::*;
+use alloc::string::ToString;
+use alloc::vec;
+use base::{ByteCount, Epoch};
+use control::api::{ClusterStatus, MemberStatus};
+use control::targets::BlockFormat;
+use control::update::SlotStatus;
+
+const OLD: &str = "0.1.0";
+const NEW: &str = "0.2.0";
+/// A node is away this long, and then out of sync for as long again.
+const AWAY: Duration = Duration::from_secs(40);
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// The node refuses the update.
+    Refused(&'static str),
+    /// The node can't be sent the update.
+    NotSent(&'static str),
+    /// The node starts its old release.
+    FallsBack(&'static str),
+    /// The node does not come back.
+    StaysAway(&'static str),
+    /// The node comes back, and never in sync.
+    NeverInSync(&'static str),
+    /// Nobody takes the volumes.
+    NoHandOver,
+    /// They come back to where they were before the restart.
+    HandedBack,
+    /// The order with this number.
+    NotDone(usize),
+}
+
+struct Node {
+    update: UpdateStatus,
+    role: Role,
+    /// When it answers again, and when its copies are in sync.
+    back: Duration,
+    in_sync: Duration,
+    /// The release that it starts next.
+    next: &'static str,
+    failed: bool,
+}
+
+struct World {
+    nodes: BTreeMap<&'static str, Node>,
+    primary: &'static str,
+    now: Duration,
+    fault: Fault,
+    orders: Vec<Order>,
+}
+
+impl World {
+    fn new(primary: &'static str, fault: Fault) -> Self {
+        let node = |role| Node {
+            update: UpdateStatus {
+                running: OLD.into(),
+                boot: "0".into(),
+                slots: Some(SlotStatus {
+                    running: "a".into(),
+                    next: "a".into(),
+                    idle_release: Some(OLD.into()),
+                }),
+                installation: None,
+            },
+            role,
+            back: Duration::ZERO,
+            in_sync: Duration::ZERO,
+            next: OLD,
+            failed: false,
+        };
+        let nodes =
+            [("a", node(Role::Data)), ("b", node(Role::Data)), ("witness", node(Role::Witness))].into();
+        Self { nodes, primary, now: Duration::ZERO, fault, orders: Vec::new() }
+    }
+
+    fn online(&self, name: &str) -> bool {
+        self.nodes[name].back <= self.now && !self.nodes[name].failed
+    }
+
+    fn in_sync(&self) -> Vec<String> {
+        let data = self.nodes.iter().filter(|(_, node)| node.role == Role::Data && node.in_sync <= self.now);
+        data.filter(|(name, _)| self.online(name)).map(|(name, _)| (*name).into()).collect()
+    }
+
+    fn view(&self) -> View {
+        let member = |(name, node): (&&str, &Node)| MemberStatus {
+            name: (*name).into(),
+            role: node.role,
+            online: self.online(name),
+            address: "192.0.2.1".parse().unwrap(),
+            serving: *name == self.primary,
+            free: ByteCount(0),
+            capacity: ByteCount(0),
+        };
+        let in_sync = self.in_sync();
+        let volume = VolumeStatus {
+            name: "demo".into(),
+            size: ByteCount(4096),
+            growth: None,
+            not_grown: None,
+            epoch: Epoch(1),
+            primary: Some(self.primary.into()),
+            state: if in_sync.len() == 2 { VolumeState::Healthy } else { VolumeState::Degraded },
+            in_sync,
+            replicas: vec!["a".into(), "b".into()],
+            resync: None,
+            verify: None,
+            resynced_total: ByteCount(0),
+            dirty: ByteCount(0),
+            logged: ByteCount(0),
+            block_format: BlockFormat::default(),
+            thin: true,
+        };
+        let status = Status {
+            node: self.primary.into(),
+            cluster: Some(ClusterStatus {
+                id: "1".into(),
+                generation: 1,
+                leader: None,
+                quorum: true,
+                members: self.nodes.iter().map(member).collect(),
+                portal: None,
+            }),
+            volumes: vec![volume],
+            targets: vec![],
+            sessions: vec![],
+            services: vec![],
+            problems: vec![],
+        };
+        let answering = self.nodes.iter().filter(|(name, _)| self.online(name));
+        let nodes = answering.map(|(name, node)| ((*name).into(), node.update.clone())).collect();
+        View { status: Some(status), nodes }
+    }
+
+    /// Carries an order out. The invariants: the others are well, and nobody restarts who serves.
+    fn obey(&mut self, order: &Order) -> Result<(), &'static str> {
+        self.orders.push(order.clone());
+        let (now, fault) = (self.now, self.fault);
+        let others_are_well = self.nodes.keys().all(|name| self.online(name)) && self.in_sync().len() == 2;
+        assert!(others_are_well, "{order:?}");
+        match order {
+            Order::Install { node } => {
+                if fault == Fault::NotSent(self.name(node)) {
+                    return Err("the console does not answer");
+                }
+                let refused = fault == Fault::Refused(self.name(node));
+                let node = self.nodes.get_mut(node.as_str()).unwrap();
+                node.update.installation = Some(if refused {
+                    Installation::Failed { reason: "the update is not signed".into() }
+                } else {
+                    node.next = NEW;
+                    Installation::Installed { release: NEW.into() }
+                });
+            }
+            Order::HandOver { volume, to } => {
+                assert_eq!(volume, "demo");
+                assert_ne!(to, self.primary);
+                if fault == Fault::NoHandOver {
+                    return Err("no node takes it");
+                }
+                if fault != Fault::HandedBack {
+                    self.primary = self.name(to);
+                }
+            }
+            Order::Restart { node } => {
+                assert_ne!(node, self.primary);
+                let name = self.name(node);
+                let node = self.nodes.get_mut(name).unwrap();
+                node.back = now + if fault == Fault::StaysAway(name) { Duration::MAX - now } else { AWAY };
+                node.in_sync = node.back.saturating_add(AWAY);
+                if fault == Fault::NeverInSync(name) {
+                    node.in_sync = Duration::MAX;
+                }
+                let next = if fault == Fault::FallsBack(name) { OLD } else { node.next };
+                node.update = UpdateStatus {
+                    running: next.into(),
+                    boot: now.as_secs().to_string() + "x",
+                    installation: None,
+                    ..node.update.clone()
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&self, name: &str) -> &'static str {
+        self.nodes.keys().find(|known| **known == name).unwrap()
+    }
+
+    /// Until it has ended; how.
+    fn run(&mut self) -> Result<(), String> {
+        let mut rolling = Rolling::plan(NEW, &self.view(), &BTreeSet::new()).unwrap();
+        loop {
+            match rolling.poll(&self.view(), self.now) {
+                Decision::Wait(why) => {
+                    assert!(!why.is_empty());
+                    self.now += Duration::from_secs(2);
+                }
+                Decision::Do(order) => {
+                    if self.fault == Fault::NotDone(self.orders.len()) {
+                        rolling.handle_failure("it does not answer");
+                        continue;
+                    }
+                    if let Err(reason) = self.obey(&order) {
+                        rolling.handle_failure(reason);
+                    }
+                }
+                Decision::Finished => return Ok(()),
+                Decision::Stopped(reason) => {
+                    // It stays so.
+                    assert_eq!(rolling.poll(&self.view(), self.now), Decision::Stopped(reason.clone()));
+                    return Err(reason);
+                }
+            }
+            assert!(self.now < MINUTE * 60 * 30, "no end: {:?}", self.orders);
+        }
+    }
+
+    fn releases(&self) -> Vec<(&str, &str)> {
+        self.nodes.iter().map(|(name, node)| (*name, node.update.running.as_str())).collect()
+    }
+}
+
+#[test]
+fn the_standby_goes_first_then_its_peer_then_the_witness() {
+    let mut world = World::new("a", Fault::None);
+    assert_eq!(world.run(), Ok(()));
+    let install = |node: &str| Order::Install { node: node.into() };
+    let restart = |node: &str| Order::Restart { node: node.into() };
+    let hand_over = Order::HandOver { volume: "demo".into(), to: "b".into() };
+    let expected = [
+        install("b"),
+        restart("b"),
+        install("a"),
+        hand_over,
+        restart("a"),
+        install("witness"),
+        restart("witness"),
+    ];
+    assert_eq!(world.orders, expected);
+    assert_eq!(world.releases(), [("a", NEW), ("b", NEW), ("witness", NEW)]);
+    // Again: there is nothing to do.
+    let mut again = Rolling::plan(NEW, &world.view(), &BTreeSet::new()).unwrap();
+    assert_eq!(again.poll(&world.view(), world.now), Decision::Finished);
+}
+
+#[test]
+fn the_first_thing_that_goes_wrong_ends_it_and_the_second_node_is_not_touched() {
+    for (fault, expected, touched) in [
+        (Fault::Refused("b"), "node b: the update is not signed", 1),
+        (Fault::NotSent("b"), "node b: the console does not answer", 1),
+        (Fault::FallsBack("b"), "node b came back with release 0.1.0: release 0.2.0 did not come up", 2),
+        (Fault::StaysAway("b"), "node b does not come back after 30 minutes", 2),
+        (Fault::NeverInSync("b"), "node b is not back in sync after 1440 minutes", 2),
+        (Fault::NoHandOver, "node a: no node takes it", 4),
+        (Fault::HandedBack, "node a still serves after 10 minutes", 43),
+        (Fault::FallsBack("a"), "node a came back with release 0.1.0", 5),
+        (Fault::Refused("witness"), "node witness: the update is not signed", 6),
+    ] {
+        let mut world = World::new("a", fault);
+        let reason = world.run().unwrap_err();
+        assert!(reason.contains(expected), "{fault:?}: {reason}");
+        assert!(world.orders.len() <= touched, "{fault:?}: {:?}", world.orders);
+        if touched <= 2 {
+            assert!(
+                world.orders.iter().all(|order| !alloc::format!("{order:?}").contains("\"a\"")),
+                "{fault:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn whatever_order_fails_the_rest_can_be_done_later() {
+    for number in 0..7 {
+        let mut world = World::new("b", Fault::NotDone(number));
+        assert!(world.run().unwrap_err().contains("it does not answer"));
+        assert_eq!(world.orders.len(), number, "{:?}", world.orders);
+        world.fault = Fault::None;
+        world.now += AWAY * 3;
+        assert_eq!(world.run(), Ok(()), "without order {number}");
+        assert_eq!(world.releases(), [("a", NEW), ("b", NEW), ("witness", NEW)]);
+    }
+}
+
+#[test]
+fn nothing_begins_while_something_is_missing() {
+    let plan = |world: &World, without: &[&str]| {
+        let without = without.iter().map(|name| (*name).to_owned()).collect();
+        Rolling::plan(NEW, &world.view(), &without).map(|rolling| rolling.nodes().to_vec())
+    };
+    let world = World::new("b", Fault::None);
+    assert_eq!(plan(&world, &[]), Ok(vec!["a".into(), "b".into(), "witness".into()]));
+    assert_eq!(plan(&world, &["witness"]), Ok(vec!["a".into(), "b".into()]));
+    assert_eq!(plan(&world, &["nobody"]), Err("there is no node nobody to leave out".into()));
+
+    let mut world = World::new("b", Fault::None);
+    world.nodes.get_mut("witness").unwrap().update.slots = None;
+    assert!(plan(&world, &[]).unwrap_err().contains("node witness did not start from an appliance's disk"));
+    assert!(plan(&world, &["witness"]).is_ok());
+    world.nodes.get_mut("witness").unwrap().failed = true;
+    assert!(plan(&world, &["witness"]).unwrap_err().contains("node witness is not online"));
+    assert!(plan(&world, &[]).unwrap_err().contains("console of node witness"));
+
+    let mut world = World::new("b", Fault::None);
+    world.nodes.get_mut("a").unwrap().in_sync = Duration::MAX;
+    assert_eq!(plan(&world, &[]), Err("volume demo is not in sync on a".into()));
+    let mut view = world.view();
+    view.status.as_mut().unwrap().cluster.as_mut().unwrap().quorum = false;
+    assert_eq!(Rolling::plan(NEW, &view, &BTreeSet::new()).unwrap_err(), "the nodes have no majority");
+    view.status = None;
+    assert!(Rolling::plan(NEW, &view, &BTreeSet::new()).is_err());
+}
+
+#[test]
+fn a_cluster_that_is_not_whole_is_waited_for_and_then_left() {
+    let mut world = World::new("a", Fault::None);
+    let mut rolling = Rolling::plan(NEW, &world.view(), &BTreeSet::new()).unwrap();
+    world.nodes.get_mut("witness").unwrap().failed = true;
+    assert_eq!(rolling.poll(&world.view(), world.now), Decision::Wait("node witness is not online".into()));
+    world.now += WHOLE_PATIENCE;
+    let Decision::Stopped(reason) = rolling.poll(&world.view(), world.now) else { panic!() };
+    assert_eq!(reason, "nothing more was done to node b: node witness is not online");
+}

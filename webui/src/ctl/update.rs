@@ -1,0 +1,299 @@
+//! `futago ctl update` and `restart`: one node, or one after the other ([`update::rolling`]).
+//!
+//! Invariant: what is decided about several nodes is decided there; here it is looked at and carried out.
+
+use super::{CtlArguments, Report, password, trust};
+use crate::client::{Client, ClientError, Trust};
+use clap::Args;
+use control::update::{Installation, UpdateStatus};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use update::rolling::{Decision, Order, Rolling, View};
+use update::{Claimed, HEADER_BYTES};
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long a node may be silent while it installs.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Time for a node to restart.
+const RESTART: Duration = Duration::from_secs(1800);
+/// Where an appliance's console is.
+const HTTPS: u16 = 443;
+
+/// Arguments of `update`.
+#[derive(Args, Debug)]
+pub(super) struct UpdateArguments {
+    /// futago-VERSION.update; without it, what runs and what is installed is shown
+    file: Option<PathBuf>,
+    /// Restart the node once it is installed, and wait until the release runs
+    #[arg(long, requires = "file")]
+    restart: bool,
+    /// Update every node of the cluster, one after the other: standby first, witness last
+    #[arg(long, requires = "file", conflicts_with = "restart")]
+    rolling: bool,
+    /// With --rolling: another node's console and its certificate, https://HOST[:PORT]=SHA256 (with --insecure, without
+    /// =SHA256, and by default the members' addresses); the password is the same
+    #[arg(long = "peer", value_name = "URL=SHA256", requires = "rolling")]
+    peers: Vec<String>,
+    /// With --rolling: leave this node out
+    #[arg(long, value_name = "NODE", requires = "rolling")]
+    without: Vec<String>,
+}
+
+/// An update that was read, and what it claims to be: each node looks at the signature itself.
+struct Bundle {
+    content: Vec<u8>,
+    release: String,
+}
+
+impl Bundle {
+    fn read(path: &Path) -> Result<Self, ClientError> {
+        let fault =
+            |e: &dyn std::fmt::Display| ClientError::new("invalid", format!("{}: {e}", path.display()));
+        let content = std::fs::read(path).map_err(|e| fault(&e))?;
+        let claimed =
+            Claimed::decode(content.get(..HEADER_BYTES).unwrap_or(&content)).map_err(|e| fault(&e))?;
+        Ok(Self { release: claimed.header.version.to_string(), content })
+    }
+}
+
+pub(super) async fn run(
+    client: &Client,
+    args: &CtlArguments,
+    update: &UpdateArguments,
+) -> Result<Report, ClientError> {
+    let Some(file) = &update.file else {
+        let status = client.update_status().await?;
+        return Report::new(&status, output(&status));
+    };
+    let bundle = Bundle::read(file)?;
+    if update.rolling {
+        if args.url.is_none() {
+            let text = "--rolling needs --url, from another machine: each node restarts, also the one that this runs on";
+            return Err(ClientError::new("invalid", text));
+        }
+        return rolling(client, args, update, &bundle).await;
+    }
+    let before = client.update_status().await?;
+    client.upload_update(bundle.content).await?;
+    install(client).await?;
+    if !update.restart {
+        let done = format!("release {} is installed; the next start takes it\n", bundle.release);
+        return Ok(Report::done(done));
+    }
+    client.restart().await?;
+    let after = wait_for_start(client, &before.boot).await?;
+    if after.running == bundle.release {
+        return Ok(Report::done(format!("release {} runs\n", bundle.release)));
+    }
+    let text = format!("release {} did not come up; release {} runs", bundle.release, after.running);
+    Err(ClientError::new("refused", text))
+}
+
+/// Restarts the node.
+pub(super) async fn restart(client: &Client) -> Result<Report, ClientError> {
+    client.restart().await?;
+    Ok(Report::done("the node goes down and starts again\n".to_owned()))
+}
+
+/// Until it is installed, or why not.
+async fn install(client: &Client) -> Result<(), ClientError> {
+    let mut heard = Instant::now();
+    let mut told = String::new();
+    loop {
+        match client.update_status().await {
+            Ok(status) => {
+                heard = Instant::now();
+                match status.installation {
+                    Some(Installation::Installed { .. }) => return Ok(()),
+                    Some(Installation::Failed { reason }) => return Err(ClientError::new("refused", reason)),
+                    Some(Installation::Writing { percent, .. }) => {
+                        tell(&mut told, format!("writing: {} %", percent / 10 * 10));
+                    }
+                    Some(Installation::Checking) | None => tell(&mut told, "checking".to_owned()),
+                }
+            }
+            Err(error) if heard.elapsed() >= SILENCE => return Err(error),
+            Err(_) => {}
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// Until the machine answers that was started after `boot`.
+async fn wait_for_start(client: &Client, boot: &str) -> Result<UpdateStatus, ClientError> {
+    let begun = Instant::now();
+    let mut told = String::new();
+    loop {
+        if let Ok(status) = client.update_status().await
+            && status.boot != boot
+        {
+            return Ok(status);
+        }
+        if begun.elapsed() >= RESTART {
+            let text = format!("the node did not come back within {} minutes", RESTART.as_secs() / 60);
+            return Err(ClientError::new("timed_out", text));
+        }
+        tell(&mut told, "restarting".to_owned());
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// Progress, for people, on standard error; each line once.
+fn tell(last: &mut String, line: String) {
+    if *last != line {
+        eprintln!("{line}");
+        *last = line;
+    }
+}
+
+async fn rolling(
+    client: &Client,
+    args: &CtlArguments,
+    update: &UpdateArguments,
+    bundle: &Bundle,
+) -> Result<Report, ClientError> {
+    let stopped =
+        |reason: String| ClientError::new("refused", format!("the rolling update stopped: {reason}"));
+    let nodes = consoles(client, args, update).await?;
+    let without: BTreeSet<String> = update.without.iter().cloned().collect();
+    let begun = Instant::now();
+    let mut machine = Rolling::plan(&bundle.release, &look(&nodes).await, &without).map_err(stopped)?;
+    let planned = machine.nodes().to_vec();
+    let mut told = String::new();
+    tell(&mut told, format!("release {} for: {}", bundle.release, list(&planned)));
+    loop {
+        match machine.poll(&look(&nodes).await, begun.elapsed()) {
+            Decision::Wait(why) => {
+                tell(&mut told, why);
+                tokio::time::sleep(PERIOD).await;
+            }
+            Decision::Do(order) => {
+                tell(&mut told, say(&order));
+                if let Err(error) = carry_out(&nodes, &order, bundle).await {
+                    machine.handle_failure(&error.message);
+                }
+            }
+            Decision::Finished => {
+                let report = serde_json::json!({ "release": bundle.release, "updated": planned });
+                let human =
+                    format!("every node runs release {}; updated: {}\n", bundle.release, list(&planned));
+                return Report::new(&report, human);
+            }
+            Decision::Stopped(reason) => return Err(stopped(reason)),
+        }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn say(order: &Order) -> String {
+    match order {
+        Order::Install { node } => format!("node {node}: sending the update"),
+        Order::HandOver { volume, to } => format!("handing volume {volume} over to node {to}"),
+        Order::Restart { node } => format!("node {node}: restarting"),
+    }
+}
+
+async fn carry_out(
+    nodes: &BTreeMap<String, Client>,
+    order: &Order,
+    bundle: &Bundle,
+) -> Result<(), ClientError> {
+    let find = |node: &str| {
+        nodes
+            .get(node)
+            .ok_or_else(|| ClientError::new("invalid", format!("no console of node {node} is known")))
+    };
+    match order {
+        Order::Install { node } => find(node)?.upload_update(bundle.content.clone()).await,
+        Order::HandOver { volume, to } => find(to)?.hand_over(volume, Some(to)).await,
+        Order::Restart { node } => find(node)?.restart().await,
+    }
+}
+
+/// The consoles of all nodes, by the names that they give themselves.
+async fn consoles(
+    client: &Client,
+    args: &CtlArguments,
+    update: &UpdateArguments,
+) -> Result<BTreeMap<String, Client>, ClientError> {
+    let status = client.status().await?;
+    let mut peers = Vec::new();
+    for peer in &update.peers {
+        peers.push(console(args, peer)?);
+    }
+    if update.peers.is_empty() && args.insecure {
+        let members = status.cluster.iter().flat_map(|cluster| &cluster.members);
+        for member in members.filter(|member| member.name != status.node) {
+            let url = format!("https://{}", std::net::SocketAddr::new(member.address, HTTPS));
+            peers.push(Client::remote(&url, &args.user, &password(args)?, Trust::Anyone)?);
+        }
+    }
+    let mut nodes = BTreeMap::from([(status.node, client.clone())]);
+    for peer in peers {
+        // One that does not answer is missed by its name, and named then.
+        if let Ok(status) = peer.status().await {
+            nodes.insert(status.node, peer);
+        }
+    }
+    Ok(nodes)
+}
+
+/// From `URL=SHA256`.
+fn console(args: &CtlArguments, peer: &str) -> Result<Client, ClientError> {
+    let (url, fingerprint) = match peer.split_once('=') {
+        Some((url, fingerprint)) => (url, Some(fingerprint)),
+        None => (peer, None),
+    };
+    let trust = trust("--peer needs URL=SHA256", fingerprint, args.insecure)?;
+    Client::remote(url, &args.user, &password(args)?, trust)
+}
+
+/// What all of them say now. The cluster's state is that of a node with a majority.
+async fn look(nodes: &BTreeMap<String, Client>) -> View {
+    let mut view = View::default();
+    for (name, client) in nodes {
+        let (status, update) = tokio::join!(soon(client.status()), soon(client.update_status()));
+        if let Some(update) = update {
+            view.nodes.insert(name.clone(), update);
+        }
+        let has_majority = |status: &control::api::Status| status.cluster.as_ref().is_some_and(|c| c.quorum);
+        if let Some(status) = status.filter(|status| view.status.is_none() || has_majority(status)) {
+            view.status = Some(status);
+        }
+    }
+    view
+}
+
+/// A node that goes down answers nobody: it is looked at again later.
+async fn soon<T>(answer: impl Future<Output = Result<T, ClientError>>) -> Option<T> {
+    tokio::time::timeout(PERIOD * 10, answer).await.ok()?.ok()
+}
+
+fn output(status: &UpdateStatus) -> String {
+    let mut out = format!("release {} runs", status.running);
+    match &status.slots {
+        None => out.push_str("; it did not start from an appliance's disk and can't be updated"),
+        Some(slots) => {
+            let idle = slots.idle_release.as_deref().unwrap_or("nothing");
+            out.push_str(&format!(" from slot {}; the other slot holds {idle}", slots.running));
+            if slots.next != slots.running {
+                out.push_str(", and the next start takes that");
+            }
+        }
+    }
+    out.push('\n');
+    match &status.installation {
+        None | Some(Installation::Installed { .. }) => {}
+        Some(Installation::Checking) => out.push_str("an update is being checked\n"),
+        Some(Installation::Writing { release, percent }) => {
+            out.push_str(&format!("release {release} is being written: {percent} %\n"));
+        }
+        Some(Installation::Failed { reason }) => out.push_str(&format!("the last update failed: {reason}\n")),
+    }
+    out
+}

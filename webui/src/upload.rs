@@ -1,0 +1,120 @@
+//! An update on its way in: from a request into the file that the supervisor takes it from.
+//!
+//! Invariants
+//! - One at a time, and none while one is being installed: the file is not changed under the supervisor.
+//! - The file has its name only when it is whole; what is no update is refused after its first bytes.
+//! - Memory does not grow with it.
+
+use crate::errors::{ApiError, ErrorKind};
+use crate::upstream::Upstream;
+use axum::body::Bytes;
+use control::update::Installation;
+use futures_util::{Stream, StreamExt};
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
+use update::bundle::MOST_BYTES;
+use update::{Claimed, HEADER_BYTES};
+
+/// A sender that says nothing for this long is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The one place for uploads of a node.
+pub(crate) struct Uploads {
+    whole: PathBuf,
+    turn: Mutex<()>,
+}
+
+impl Uploads {
+    /// Below the node's directory.
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { whole: dir.join(control::paths::UPDATE_BUNDLE), turn: Mutex::new(()) }
+    }
+
+    /// Takes `body` and has it installed; returns when that has begun.
+    pub(crate) async fn take<E: Display>(
+        &self,
+        upstream: &Upstream,
+        body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<(), ApiError> {
+        let busy =
+            || ApiError::new(ErrorKind::InUse, "An update is on its way in or being installed already.");
+        let _turn = self.turn.try_lock().map_err(|_| busy())?;
+        let status = upstream.update().await?;
+        if status.installation.as_ref().is_some_and(Installation::is_under_way) {
+            return Err(busy());
+        }
+        if status.slots.is_none() {
+            return Err(ApiError::new(ErrorKind::Refused, NO_SLOTS));
+        }
+        let part = self.whole.with_extension("new");
+        let begun = async {
+            receive(&part, body).await?;
+            tokio::fs::rename(&part, &self.whole).await.map_err(not_kept)?;
+            upstream.begin_update().await
+        };
+        let begun = begun.await;
+        if begun.is_err() {
+            // Space on a small disk; what is left is replaced by the next one.
+            let _ = tokio::fs::remove_file(&part).await;
+        }
+        begun
+    }
+}
+
+/// As the supervisor says it.
+const NO_SLOTS: &str =
+    "This node did not start from an appliance's system disk: there is no slot to put an update into.";
+
+fn not_kept(error: io::Error) -> ApiError {
+    ApiError::internal("the update can't be kept", &error)
+}
+
+async fn receive<E: Display>(
+    path: &Path,
+    mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+) -> Result<(), ApiError> {
+    if let Some(folder) = path.parent() {
+        tokio::fs::create_dir_all(folder).await.map_err(not_kept)?;
+    }
+    let mut file = File::create(path).await.map_err(not_kept)?;
+    let mut first: Vec<u8> = Vec::with_capacity(HEADER_BYTES);
+    let mut len_bytes: u64 = 0;
+    let mut expected = MOST_BYTES;
+    loop {
+        let next = tokio::time::timeout(PATIENCE, body.next()).await;
+        let next = next.map_err(|_| {
+            ApiError::new(ErrorKind::TimedOut, format!("Nothing came for {} seconds.", PATIENCE.as_secs()))
+        })?;
+        let Some(piece) = next else { break };
+        let piece =
+            piece.map_err(|e| ApiError::new(ErrorKind::Invalid, format!("The upload broke: {e}.")))?;
+        len_bytes = len_bytes.saturating_add(piece.len() as u64);
+        if len_bytes > expected {
+            return Err(ApiError::new(ErrorKind::TooLarge, "The update is longer than it says."));
+        }
+        if first.len() < HEADER_BYTES {
+            let missing = HEADER_BYTES.saturating_sub(first.len());
+            first.extend(piece.iter().take(missing));
+            if first.len() == HEADER_BYTES {
+                expected = claim(&first)?.header.bundle_bytes();
+            }
+        }
+        file.write_all(&piece).await.map_err(not_kept)?;
+    }
+    let claimed = claim(&first)?;
+    if len_bytes != claimed.header.bundle_bytes() {
+        let expected = claimed.header.bundle_bytes();
+        let text = format!("The update is not whole: {len_bytes} of {expected} bytes came.");
+        return Err(ApiError::new(ErrorKind::Invalid, text));
+    }
+    file.sync_all().await.map_err(not_kept)
+}
+
+fn claim(first: &[u8]) -> Result<Claimed, ApiError> {
+    Claimed::decode(first).map_err(|error| ApiError::new(ErrorKind::Invalid, format!("Refused: {error}.")))
+}
