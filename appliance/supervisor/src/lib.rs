@@ -54,8 +54,14 @@ pub fn run_node(dir: &Path, exe: &Path) -> anyhow::Result<()> {
     runtime.block_on(async {
         // Held to the end of the process.
         let _lock = node::claim(dir).await?;
-        let mut mode =
-            node::Mode { init: false, echo: None, power_button: None, menus: Vec::new(), when_running: None };
+        let mut mode = node::Mode {
+            init: false,
+            echo: None,
+            power_button: None,
+            menus: Vec::new(),
+            when_running: None,
+            watchdog: &mut init::watchdog::Watchdog::default(),
+        };
         node::supervise(dir, exe, &settings, &mut mode).await
     })?;
     Ok(())

@@ -5,6 +5,7 @@
 use crate::cgroup::{self, Groups};
 use crate::child;
 use crate::control::{self, Logs, Request};
+use crate::init::watchdog::Watchdog;
 use crate::logs::{ServiceLog, capture};
 use crate::plan::{PLAN, ServicePlan, Services};
 use crate::policy::{Action, Verdict};
@@ -41,7 +42,7 @@ pub(crate) enum Ending {
 }
 
 /// What differs between a machine and an ordinary process.
-pub(crate) struct Mode {
+pub(crate) struct Mode<'a> {
     /// PID 1: reap every orphan, and never give up.
     pub(crate) init: bool,
     /// Where service logs are shown too.
@@ -52,6 +53,8 @@ pub(crate) struct Mode {
     pub(crate) menus: Vec<ServicePlan>,
     /// Called once, when every service runs for the first time.
     pub(crate) when_running: Option<Box<dyn FnOnce()>>,
+    /// Fed while the loop turns.
+    pub(crate) watchdog: &'a mut Watchdog,
 }
 
 /// Reads and validates `DIR/settings.json`.
@@ -103,7 +106,7 @@ pub(crate) async fn supervise(
     dir: &Path,
     exe: &Path,
     settings: &Settings,
-    mode: &mut Mode,
+    mode: &mut Mode<'_>,
 ) -> anyhow::Result<Ending> {
     let pid_file = dir.join(paths::SUPERVISOR_PID);
     write_atomically(&pid_file, format!("{}\n", std::process::id()).as_bytes())
@@ -165,11 +168,13 @@ impl Node {
     async fn run(
         &mut self,
         mut requests: mpsc::Receiver<Request>,
-        mode: &mut Mode,
+        mode: &mut Mode<'_>,
     ) -> anyhow::Result<Ending> {
         let mut child_ended = signal(SignalKind::child()).context("SIGCHLD")?;
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        mode.watchdog.begin_service();
+        let mut going_down = false;
         loop {
             while let Some((name, action)) = self.services.poll(self.now()) {
                 self.execute(name, action).await;
@@ -183,6 +188,10 @@ impl Node {
                 && let Some(tell) = mode.when_running.take()
             {
                 tell();
+            }
+            if self.ending.is_some() && !going_down {
+                mode.watchdog.begin_shutdown();
+                going_down = true;
             }
             let deadline = self.services.deadline();
             let wake = self.start + deadline.unwrap_or(Duration::from_secs(3600)).max(self.now());
@@ -199,6 +208,7 @@ impl Node {
                     None => mode.power_button = None,
                 },
                 Some(request) = requests.recv() => self.answer(request).await,
+                () = mode.watchdog.due() => mode.watchdog.feed(),
             }
         }
     }

@@ -21,6 +21,7 @@ mod slots;
 mod state;
 mod state_watch;
 mod system_disk;
+pub(crate) mod watchdog;
 
 use crate::node::{self, Ending, Mode};
 use crate::plan;
@@ -34,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+use watchdog::Watchdog;
 
 /// Where the node's folder is on a machine.
 const STATE_DIR: &str = "/var/lib/futago";
@@ -49,6 +51,7 @@ struct Machine {
     settings: Option<Settings>,
     /// Why there are none.
     no_settings: String,
+    watchdog: Watchdog,
 }
 
 /// One step of the boot plan.
@@ -63,6 +66,7 @@ const BOOT: &[Step] = &[
     Step { name: "open the console", run: |_| console::adopt() },
     Step { name: "read the kernel command line", run: read_command_line },
     Step { name: "load drivers", run: |_| modules::load_all() },
+    Step { name: "arm the hardware watchdog", run: arm_watchdog },
     Step { name: "mount the state disk", run: mount_state },
     // Ctrl-Alt-Del then is SIGINT to PID 1 instead of an immediate restart.
     Step { name: "take over Ctrl-Alt-Del", run: |_| Ok(rustix::system::reboot(RebootCommand::CadOff)?) },
@@ -96,7 +100,8 @@ pub fn run_init() -> ExitCode {
     let mut machine = Machine::default();
     take_steps(BOOT, &mut machine);
     take_steps(SETTINGS_STEPS, &mut machine);
-    let command = match run_services(machine) {
+    let mut watchdog = std::mem::take(&mut machine.watchdog);
+    let command = match run_services(machine, &mut watchdog) {
         Ok(Ending::Stop) => RebootCommand::PowerOff,
         Ok(Ending::Interrupt) => RebootCommand::Restart,
         Err(error) => {
@@ -104,11 +109,16 @@ pub fn run_init() -> ExitCode {
             RebootCommand::PowerOff
         }
     };
+    watchdog.begin_shutdown();
     mounts::unmount_all();
     console::log("futago: bye");
     console::drain();
     if let Err(error) = rustix::system::reboot(command) {
         say(&format!("futago: could not power off: {error}; it is safe to do so by hand"));
+        // Armed, it does the restart that the kernel has refused.
+        if !matches!(command, RebootCommand::Restart) {
+            watchdog.disarm();
+        }
     }
     loop {
         // PID 1 must not end; the machine is off in a moment.
@@ -116,7 +126,7 @@ pub fn run_init() -> ExitCode {
     }
 }
 
-fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
+fn run_services(mut machine: Machine, watchdog: &mut Watchdog) -> anyhow::Result<Ending> {
     let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/init"));
     let echo = if machine.command_line.log_to_console { console::open().ok() } else { None };
     // A serial port that service logs were asked for on has no room for a menu.
@@ -125,7 +135,8 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
     if serial && let Err(error) = console::log_to_kernel() {
         say(&format!("futago: {error:#}"));
     }
-    let mut mode = Mode { init: true, echo, power_button: Some(power::watch()?), menus, when_running: None };
+    let power_button = Some(power::watch()?);
+    let mut mode = Mode { init: true, echo, power_button, menus, when_running: None, watchdog };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
         let settings = match wait_for_settings(&mut machine, &mut mode).await? {
@@ -170,7 +181,12 @@ fn confirm_slot(command_line: CommandLine) {
     }
 }
 
-async fn run_once(exe: &Path, settings: &Settings, serial: bool, mode: &mut Mode) -> anyhow::Result<Ending> {
+async fn run_once(
+    exe: &Path,
+    settings: &Settings,
+    serial: bool,
+    mode: &mut Mode<'_>,
+) -> anyhow::Result<Ending> {
     let dir = Path::new(STATE_DIR);
     let _lock = node::claim(dir).await?;
     console::give_to_menus(dir, serial);
@@ -180,7 +196,7 @@ async fn run_once(exe: &Path, settings: &Settings, serial: bool, mode: &mut Mode
 }
 
 /// Until the power button, Ctrl-Alt-Del or SIGTERM.
-async fn wait_for_button(mode: &mut Mode) -> anyhow::Result<Ending> {
+async fn wait_for_button(mode: &mut Mode<'_>) -> anyhow::Result<Ending> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     loop {
@@ -191,8 +207,14 @@ async fn wait_for_button(mode: &mut Mode) -> anyhow::Result<Ending> {
                 Some(()) => return Ok(Ending::Stop),
                 None => mode.power_button = None,
             },
+            () = mode.watchdog.due() => mode.watchdog.feed(),
         }
     }
+}
+
+fn arm_watchdog(machine: &mut Machine) -> anyhow::Result<()> {
+    machine.watchdog = Watchdog::open()?;
+    Ok(())
 }
 
 fn read_command_line(machine: &mut Machine) -> anyhow::Result<()> {
@@ -219,7 +241,7 @@ fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
 /// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings.
 async fn wait_for_settings(
     machine: &mut Machine,
-    mode: &mut Mode,
+    mode: &mut Mode<'_>,
 ) -> anyhow::Result<Result<Settings, Ending>> {
     let mut shown = String::new();
     loop {
@@ -233,6 +255,7 @@ async fn wait_for_settings(
         if let Ok(pressed) = tokio::time::timeout(RETRY, wait_for_button(mode)).await {
             return pressed.map(Err);
         }
+        mode.watchdog.feed();
         take_steps(SETTINGS_STEPS, machine);
     }
 }
