@@ -164,6 +164,13 @@ struct Node {
     ending: Option<anyhow::Result<Ending>>,
 }
 
+impl Drop for Node {
+    /// Nobody would look after those that are left, if any: the loop was broken off.
+    fn drop(&mut self) {
+        self.processes.values().for_each(|running| child::signal(running.pid, Signal::KILL));
+    }
+}
+
 impl Node {
     async fn run(
         &mut self,
