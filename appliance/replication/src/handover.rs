@@ -114,7 +114,7 @@ impl<B: Buffer> Replica<B> {
                 };
                 match lost {
                     Some(reason) => self.cancel_hand_over(reason, then_stop),
-                    None => self.hand_over_step(closing.phase, to, instance),
+                    None => self.hand_over_step(closing.phase, to, instance, then_stop),
                 }
             }
             Purpose::Stop => self.stop_step(closing.phase),
@@ -149,14 +149,14 @@ impl<B: Buffer> Replica<B> {
         false
     }
 
-    fn hand_over_step(&mut self, phase: ClosingPhase, to: NodeId, instance: InstanceId) {
+    fn hand_over_step(&mut self, phase: ClosingPhase, to: NodeId, instance: InstanceId, leaves: bool) {
         if !self.emptied(phase) {
             return;
         }
         // S3: from proposing on nothing is served; the lease is given up (S5).
         self.stop_serving();
         self.lease = None;
-        self.propose(Change::HandOver { to, instance });
+        self.propose(Change::HandOver { to, instance, leaves });
         self.gave_up = true;
         if let Some(closing) = self.closing.as_mut() {
             closing.phase = ClosingPhase::Proposed;

@@ -185,9 +185,15 @@ fn a_hand_over_in_doubt_is_ended_by_a_later_epoch() {
 fn stopping_hands_over() {
     let mut w = World::healthy();
     w.write(0, 1, 1);
+    let epoch = w.config.epoch;
     w.event(0, |r, now| r.handle_stop(now));
     w.run(500);
     assert!(w.nodes[0].stopped && w.status(1).serving);
+    // One change is all that writes wait for: the peer time-out and a shrink are not.
+    let id = w.write(1, 3, 3);
+    w.run(50);
+    assert!(w.done(1, id));
+    assert_eq!((w.config.epoch, w.config.in_sync.len()), (epoch.next(), 1));
     // The last one stops with an empty log: nothing is copied afterwards but what was written.
     w.crash(0, || true);
     let id = w.write(1, 2, 2);
@@ -203,7 +209,7 @@ fn stopping_hands_over() {
     w.promote(1);
     w.run(3000);
     assert!(w.status(1).serving && w.equal());
-    assert_eq!((w.config.in_sync.len(), w.status(1).resynced_total.0), (2, 4096));
+    assert_eq!((w.config.in_sync.len(), w.status(1).resynced_total.0), (2, 2 * 4096));
 }
 
 #[test]

@@ -14,6 +14,8 @@ use crate::tools::{self, repository, run, wait_for};
 /// Drivers of an appliance on a distribution's kernel.
 const APPLIANCE_MODULES: &str =
     "vmxnet3 vmw_pvscsi sd_mod virtio_pci virtio_blk virtio_net button evdev qemu_fw_cfg";
+/// Drivers of watchdogs, the first that the kernel has is used.
+const WATCHDOGS: &[&str] = &["i6300esb", "softdog"];
 /// Drivers of a host that uses the portal.
 const INITIATOR_MODULES: &str = "vmxnet3 sd_mod iscsi_tcp crc32c-intel";
 /// Programs that it uses.
@@ -66,6 +68,29 @@ pub fn system_initramfs_with(dir: &Path, kernel: &Path, modules: &str, more: &[S
     files.extend(["mke2fs", "e2fsck"].map(|program| format!("/sbin/{program}=/sbin/{program}")));
     files.extend_from_slice(more);
     initramfs(&dir.join("system.cpio"), kernel, &format!("{APPLIANCE_MODULES} {modules}"), &files)
+}
+
+/// An appliance whose first process can be made to hang (see `ci/vm/hang`), with the driver of a watchdog: that of
+/// [`Hardware::watchdog`], or the kernel's own timer where the kernel lacks it.
+pub fn hanging_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
+    let binary = dir.join("futago-stripped");
+    run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
+    let files = [
+        format!("/init={}", script("hang")),
+        format!("/sbin/futago={}", binary.display()),
+        "/sbin/strace=/usr/bin/strace".into(),
+        "/bin/busybox=/bin/busybox".into(),
+    ];
+    let listed = std::fs::read_to_string(modules_dir(kernel)?.join("modules.dep"))?;
+    let driver = WATCHDOGS.iter().find(|driver| listed.contains(&format!("/{driver}.ko")));
+    let driver = driver.context("this kernel has no watchdog")?;
+    println!("watchdog: {driver}");
+    initramfs(&dir.join("hanging.cpio"), kernel, &format!("{APPLIANCE_MODULES} ext4 {driver}"), &files)
+}
+
+fn modules_dir(kernel: &Path) -> Result<PathBuf> {
+    let versions = std::fs::read_dir(kernel.join("lib/modules"))?;
+    Ok(versions.flatten().next().context("a kernel without modules")?.path())
 }
 
 /// A host that uses the portal: the kernel's initiator with the distribution's open-iscsi and e2fsprogs.
@@ -166,6 +191,8 @@ pub struct Hardware {
     pub system_disk: Option<(PathBuf, Firmware)>,
     /// Restarts when the system in it does, instead of ending.
     pub restarts: bool,
+    /// It has a watchdog, which restarts it.
+    pub watchdog: bool,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub memory_mib: u32,
@@ -220,6 +247,9 @@ impl Machine {
         qemu.arg("-chardev").arg(format!("{line},logfile={}", serial.display()));
         qemu.args(["-serial", "chardev:line"]);
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp.display()));
+        if hardware.watchdog {
+            qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+        }
         if let Some(document) = &hardware.deployment {
             qemu.arg("-fw_cfg").arg(format!("name=opt/futago/ovf-environment,file={}", document.display()));
         }

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! - PID 1 never ends by itself and never panics: every step that fails is told on the console, and boot goes on with
-//!   what is left. Without settings, or with a state disk that can't be written, it stays, says so, and waits for the
+//! - PID 1 never ends by itself: every step that fails is told on the console, and boot goes on with what is left. A panic, of
+//!   whatever library, would be the kernel's: it is caught, and the machine restarts in order. Without settings, or with a state disk that can't be written, it stays, says so, and waits for the
 //!   power button.
 //! - File systems are synced and unmounted before the machine is powered off or restarted.
 
@@ -21,6 +21,7 @@ pub(crate) mod slots;
 mod state;
 mod state_watch;
 pub(crate) mod system_disk;
+pub(crate) mod watchdog;
 
 use crate::install::{Installer, SystemDisk};
 use crate::node::{self, Ending, Mode};
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use update::slots::Slot;
+use watchdog::Watchdog;
 
 /// Where the node's folder is on a machine.
 const STATE_DIR: &str = "/var/lib/futago";
@@ -52,6 +54,9 @@ struct Machine {
     settings: Option<Settings>,
     /// Why there are none.
     no_settings: String,
+    /// The node's folder is where it belongs: on the state disk, or in memory on a machine without one.
+    has_state: bool,
+    watchdog: Watchdog,
 }
 
 /// One step of the boot plan.
@@ -66,13 +71,14 @@ const BOOT: &[Step] = &[
     Step { name: "open the console", run: |_| console::adopt() },
     Step { name: "read the kernel command line", run: read_command_line },
     Step { name: "load drivers", run: |_| modules::load_all() },
-    Step { name: "mount the state disk", run: mount_state },
+    Step { name: "arm the hardware watchdog", run: arm_watchdog },
     // Ctrl-Alt-Del then is SIGINT to PID 1 instead of an immediate restart.
     Step { name: "take over Ctrl-Alt-Del", run: |_| Ok(rustix::system::reboot(RebootCommand::CadOff)?) },
 ];
 
 /// The rest of it, which is tried again while there are no settings.
 const SETTINGS_STEPS: &[Step] = &[
+    Step { name: "mount the state disk", run: mount_state },
     Step { name: "read the settings", run: read_settings },
     Step { name: "set the network up", run: set_network_up },
     Step { name: "wait for the data disks", run: wait_for_disks },
@@ -80,10 +86,21 @@ const SETTINGS_STEPS: &[Step] = &[
 
 fn take_steps(steps: &[Step], machine: &mut Machine) {
     for step in steps {
-        if let Err(error) = (step.run)(machine) {
+        let taken = catch(|| (step.run)(machine)).unwrap_or_else(|panic| Err(anyhow::anyhow!(panic)));
+        if let Err(error) = taken {
             say(&format!("futago: could not {}: {error:#}", step.name));
         }
     }
+}
+
+/// What `run` answers, or the message of its panic.
+fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    // What was half-changed is not looked at again but to end, or by a step that is taken anew.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        format!("internal error: {}", text.as_deref().unwrap_or("no message"))
+    })
 }
 
 /// Runs as PID 1: boots, runs the services (`/proc/self/exe NAME --dir DIR`), and powers the machine off or restarts it
@@ -99,19 +116,32 @@ pub fn run_init() -> ExitCode {
     let mut machine = Machine::default();
     take_steps(BOOT, &mut machine);
     take_steps(SETTINGS_STEPS, &mut machine);
-    let command = match run_services(machine) {
-        Ok(Ending::Stop) => RebootCommand::PowerOff,
-        Ok(Ending::Interrupt) => RebootCommand::Restart,
-        Err(error) => {
-            say(&format!("futago: {error:#}"));
-            RebootCommand::PowerOff
+    let mut watchdog = std::mem::take(&mut machine.watchdog);
+    let command = loop {
+        match catch(|| run_services(&mut machine, &mut watchdog)) {
+            Ok(Ok(Ending::Stop)) => break RebootCommand::PowerOff,
+            Ok(Ok(Ending::Interrupt)) => break RebootCommand::Restart,
+            // Nobody has asked for the machine to end.
+            Ok(Err(error)) => say(&format!("futago: {error:#}; trying again")),
+            Err(panic) => {
+                console::take_back();
+                say(&format!("futago: {panic}; the machine restarts"));
+                break RebootCommand::Restart;
+            }
         }
+        watchdog.feed();
+        std::thread::sleep(RETRY);
     };
+    watchdog.begin_shutdown();
     mounts::unmount_all();
     console::log("futago: bye");
     console::drain();
     if let Err(error) = rustix::system::reboot(command) {
         say(&format!("futago: could not power off: {error}; it is safe to do so by hand"));
+        // Armed, it does the restart that the kernel has refused.
+        if !matches!(command, RebootCommand::Restart) {
+            watchdog.disarm();
+        }
     }
     loop {
         // PID 1 must not end; the machine is off in a moment.
@@ -119,7 +149,7 @@ pub fn run_init() -> ExitCode {
     }
 }
 
-fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
+fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Result<Ending> {
     let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/init"));
     let echo = if machine.command_line.log_to_console { console::open().ok() } else { None };
     // A serial port that service logs were asked for on has no room for a menu.
@@ -135,10 +165,11 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
         menus,
         when_running: None,
         installer: installer(&machine.command_line),
+        watchdog,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
-        let settings = match wait_for_settings(&mut machine, &mut mode).await? {
+        let settings = match wait_for_settings(machine, &mut mode).await? {
             Ok(settings) => settings,
             Err(ending) => return Ok(ending),
         };
@@ -196,7 +227,12 @@ fn confirm_slot(command_line: CommandLine) {
     }
 }
 
-async fn run_once(exe: &Path, settings: &Settings, serial: bool, mode: &mut Mode) -> anyhow::Result<Ending> {
+async fn run_once(
+    exe: &Path,
+    settings: &Settings,
+    serial: bool,
+    mode: &mut Mode<'_>,
+) -> anyhow::Result<Ending> {
     let dir = Path::new(STATE_DIR);
     let _lock = node::claim(dir).await?;
     console::give_to_menus(dir, serial);
@@ -206,7 +242,7 @@ async fn run_once(exe: &Path, settings: &Settings, serial: bool, mode: &mut Mode
 }
 
 /// Until the power button, Ctrl-Alt-Del or SIGTERM.
-async fn wait_for_button(mode: &mut Mode) -> anyhow::Result<Ending> {
+async fn wait_for_button(mode: &mut Mode<'_>) -> anyhow::Result<Ending> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     loop {
@@ -217,8 +253,14 @@ async fn wait_for_button(mode: &mut Mode) -> anyhow::Result<Ending> {
                 Some(()) => return Ok(Ending::Stop),
                 None => mode.power_button = None,
             },
+            () = mode.watchdog.due() => mode.watchdog.feed(),
         }
     }
+}
+
+fn arm_watchdog(machine: &mut Machine) -> anyhow::Result<()> {
+    machine.watchdog = Watchdog::open()?;
+    Ok(())
 }
 
 fn read_command_line(machine: &mut Machine) -> anyhow::Result<()> {
@@ -227,14 +269,21 @@ fn read_command_line(machine: &mut Machine) -> anyhow::Result<()> {
 }
 
 fn mount_state(machine: &mut Machine) -> anyhow::Result<()> {
-    let patience = if machine.command_line.state_in_memory { None } else { Some(DEVICE_PATIENCE) };
-    if let Some(news) = state::mount_state(Path::new(STATE_DIR), patience)? {
-        show(news);
+    if machine.has_state {
+        return Ok(());
     }
+    let patience = if machine.command_line.state_in_memory { None } else { Some(DEVICE_PATIENCE) };
+    state::mount_state(Path::new(STATE_DIR), patience)?;
+    machine.has_state = true;
     Ok(())
 }
 
 fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
+    // What was said at deployment is for a node that never was; this one may have been.
+    if !machine.has_state {
+        "the state disk can't be used; it is tried again".clone_into(&mut machine.no_settings);
+        return Ok(());
+    }
     match settings::find(Path::new(STATE_DIR), &machine.command_line) {
         Ok(settings) => machine.settings = Some(settings),
         Err(error) => machine.no_settings = format!("{error:#}"),
@@ -245,7 +294,7 @@ fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
 /// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings.
 async fn wait_for_settings(
     machine: &mut Machine,
-    mode: &mut Mode,
+    mode: &mut Mode<'_>,
 ) -> anyhow::Result<Result<Settings, Ending>> {
     let mut shown = String::new();
     loop {
@@ -259,6 +308,7 @@ async fn wait_for_settings(
         if let Ok(pressed) = tokio::time::timeout(RETRY, wait_for_button(mode)).await {
             return pressed.map(Err);
         }
+        mode.watchdog.feed();
         take_steps(SETTINGS_STEPS, machine);
     }
 }
