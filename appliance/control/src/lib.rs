@@ -7,6 +7,7 @@
 //!   (HTTP/JSON over a unix socket).
 //! - [`targets`] and [`names`]: who may log in to which target and sees which LUN, and iSCSI names and patterns.
 //! - [`service`]: health of the supervised services.
+//! - [`setup`]: what a machine without settings is asked, and the settings that come of the answers.
 //! - [`paths`]: where everything stands below a node's directory.
 //!
 //! Invariant: every type here is data; decoding rejects unknown enum tags, and a setting that was accepted by
@@ -22,4 +23,5 @@ pub mod names;
 pub mod paths;
 pub mod service;
 pub mod settings;
+pub mod setup;
 pub mod targets;

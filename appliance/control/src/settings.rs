@@ -123,33 +123,40 @@ impl Settings {
 
     /// Checks every setting; the first fault is returned.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        let fault = |setting, reason| Err(SettingsError { setting, reason });
+        self.faults().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Checks every setting.
+    #[must_use]
+    pub fn faults(&self) -> Vec<SettingsError> {
+        let mut faults = Vec::new();
+        let mut fault = |setting, reason| faults.push(SettingsError { setting, reason });
         if self.version != 1 {
-            return fault("version", format!("{} is unknown; this build reads 1", self.version));
+            fault("version", format!("{} is unknown; this build reads 1", self.version));
         }
         if !is_name(&self.name) {
-            return fault("name", format!("{:?} is not 1 to 63 letters, digits and hyphens", self.name));
+            fault("name", format!("{:?} is not 1 to 63 letters, digits and hyphens", self.name));
         }
         if self.address.is_unspecified() || self.address.is_multicast() {
-            return fault("address", format!("{} is no address that peers can reach", self.address));
+            fault("address", format!("{} is no address that peers can reach", self.address));
         }
         if !TIME_SCALES.contains(&self.time_scale_percent) {
-            return fault("time_scale_percent", format!("{} is not 10 to 2000", self.time_scale_percent));
+            fault("time_scale_percent", format!("{} is not 10 to 2000", self.time_scale_percent));
         }
         if self.role == Role::Data && self.disks.is_empty() {
-            return fault("disks", "a data node needs at least one".into());
+            fault("disks", "a data node needs at least one".into());
         }
         if self.role == Role::Witness && !self.disks.is_empty() {
-            return fault("disks", "a witness holds no data".into());
+            fault("disks", "a witness holds no data".into());
         }
         let widest = if self.address.is_ipv4() { 32 } else { 128 };
         if self.portal_prefix_len > widest {
-            return fault("portal_prefix_len", format!("{} is over {widest}", self.portal_prefix_len));
+            fault("portal_prefix_len", format!("{} is over {widest}", self.portal_prefix_len));
         }
         if self.gateway.is_some_and(|gateway| gateway.is_ipv4() != self.address.is_ipv4()) {
-            return fault("gateway", format!("it is not of the kind of address that {} is", self.address));
+            fault("gateway", format!("it is not of the kind of address that {} is", self.address));
         }
-        Ok(())
+        faults
     }
 
     /// The cluster's time-outs at this node's scale.

@@ -8,6 +8,7 @@
 //! and as the word `null`: all are the same here. What can't be used is an error that names its key; nothing is guessed.
 
 use ::control::settings::{Ports, Role, Settings};
+use ::control::setup::{parse_interface_address, parse_role};
 use anyhow::{Context, bail, ensure};
 use argon2::PasswordHash;
 use std::net::IpAddr;
@@ -94,8 +95,10 @@ impl Deployment {
     fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
         match key {
             "hostname" => self.hostname = Some(value.to_owned()),
-            "role" => self.role = Some(parse_role(value)?),
-            "address" => self.address = Some(parse_address(value)?),
+            "role" => self.role = Some(parse_role(value).map_err(anyhow::Error::msg)?),
+            "address" => {
+                self.address = Some(parse_interface_address(value).map_err(anyhow::Error::msg)?);
+            }
             "gateway" => self.gateway = Some(value.parse().with_context(|| format!("{value:?}"))?),
             "admin_password_hash" => self.admin_password_hash = Some(parse_hash(value)?),
             // Others' properties may stand beside ours.
@@ -160,22 +163,6 @@ impl Deployment {
         std::fs::rename(&fresh, &path)?;
         Ok(())
     }
-}
-
-fn parse_role(value: &str) -> anyhow::Result<Role> {
-    match value {
-        "data" => Ok(Role::Data),
-        "witness" => Ok(Role::Witness),
-        other => bail!("{other:?} is neither data nor witness"),
-    }
-}
-
-fn parse_address(value: &str) -> anyhow::Result<(IpAddr, u8)> {
-    let (address, prefix_len) = value
-        .split_once('/')
-        .with_context(|| format!("{value:?} has no prefix length, as in 192.0.2.11/24"))?;
-    let wrong = || format!("{value:?} is not an address with its prefix length, as 192.0.2.11/24");
-    Ok((address.parse().with_context(wrong)?, prefix_len.parse().with_context(wrong)?))
 }
 
 fn parse_hash(value: &str) -> anyhow::Result<String> {
