@@ -87,6 +87,14 @@ pub fn parse_role(text: &str) -> Result<Role, String> {
     }
 }
 
+impl Disk {
+    /// The disk called `path`, of so many bytes.
+    #[must_use]
+    pub fn new(path: String, size_bytes: u64) -> Self {
+        Self { path, size: ByteCount(size_bytes) }
+    }
+}
+
 impl Machine {
     /// The settings of this machine when it is what is `wanted`, validated.
     ///

@@ -11,12 +11,14 @@ mod command_line;
 mod console;
 mod deployment;
 mod disk_links;
+mod lease;
 mod memory;
 mod modules;
 mod mounts;
 mod power;
 mod repair;
 mod settings;
+mod setup;
 mod slots;
 mod state;
 mod state_watch;
@@ -49,6 +51,8 @@ struct Machine {
     settings: Option<Settings>,
     /// Why there are none.
     no_settings: String,
+    /// Nobody has said who this machine is: whoever sets it up will.
+    untold: bool,
 }
 
 /// One step of the boot plan.
@@ -128,7 +132,7 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
     let mut mode = Mode { init: true, echo, power_button: Some(power::watch()?), menus, when_running: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
-        let settings = match wait_for_settings(&mut machine, &mut mode).await? {
+        let settings = match wait_for_settings(&mut machine, &exe, &mut mode).await? {
             Ok(settings) => settings,
             Err(ending) => return Ok(ending),
         };
@@ -211,14 +215,19 @@ fn mount_state(machine: &mut Machine) -> anyhow::Result<()> {
 fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
     match settings::find(Path::new(STATE_DIR), &machine.command_line) {
         Ok(settings) => machine.settings = Some(settings),
-        Err(error) => machine.no_settings = format!("{error:#}"),
+        Err(error) => {
+            machine.untold = error.is::<settings::NothingSaid>();
+            machine.no_settings = format!("{error:#}");
+        }
     }
     Ok(())
 }
 
-/// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings.
+/// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings;
+/// or somebody sets the machine up.
 async fn wait_for_settings(
     machine: &mut Machine,
+    exe: &Path,
     mode: &mut Mode,
 ) -> anyhow::Result<Result<Settings, Ending>> {
     let mut shown = String::new();
@@ -230,8 +239,19 @@ async fn wait_for_settings(
             shown.clone_from(&machine.no_settings);
             show(&format!("Futago has no settings: {shown}"));
         }
-        if let Ok(pressed) = tokio::time::timeout(RETRY, wait_for_button(mode)).await {
-            return pressed.map(Err);
+        let echo = mode.echo.as_ref().and_then(|file| file.try_clone().ok());
+        let pause = async {
+            if machine.untold {
+                match setup::run(Path::new(STATE_DIR), exe, echo).await {
+                    Ok(()) => return,
+                    Err(error) => say(&format!("futago: could not be set up over the network: {error:#}")),
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        tokio::select! {
+            pressed = wait_for_button(mode) => return pressed.map(Err),
+            () = pause => {}
         }
         take_steps(SETTINGS_STEPS, machine);
     }
