@@ -4,7 +4,7 @@
 //! Flow: [`server`] accepts a connection and notes its other end; [`guard`] decides whether the request may come
 //! in; a handler of [`rest`] or [`views`] turns it into a [`control::api::Command`] or a question and asks the
 //! cluster manager through [`upstream`]. Beside that, [`watch`] looks at the cluster manager once a second; pages
-//! and [`sse`] show what it saw.
+//! and [`sse`] show what it saw. A machine without settings has [`setup`] in place of all of that.
 //!
 //! Invariants
 //! - Nothing here decides anything about data: a crash of this process loses sessions of browsers, nothing else.

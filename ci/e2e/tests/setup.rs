@@ -106,7 +106,12 @@ fn an_appliance_that_was_told_nothing_is_set_up_over_the_network() {
     );
 
     // It goes on by itself, with the menu on its terminals, under the new address alone.
-    machine.wait_line("in none yet: create one, or offer pairing", PATIENCE).unwrap();
+    wait_for("the menu", PATIENCE, || {
+        let mut screen = vt100::Parser::new(25, 80, 0);
+        screen.process(machine.console().as_bytes());
+        screen.screen().contents().contains("in none yet: create one, or offer pairing").then_some(())
+    })
+    .unwrap();
     let status = || {
         let text = wait_for("status", PATIENCE, || ctl(FOR_GOOD, &fingerprint, &["status", "--json"]).ok());
         serde_json::from_str::<Value>(&text.unwrap()).unwrap()
@@ -114,10 +119,12 @@ fn an_appliance_that_was_told_nothing_is_set_up_over_the_network() {
     assert_eq!((&status()["node"], &status()["cluster"]), (&"futago-1".into(), &Value::Null));
     assert!(ctl(LENT, &fingerprint, &["status"]).is_err(), "the address was only lent");
     ctl(FOR_GOOD, &fingerprint, &["node", "create-cluster", "--portal", "10.0.2.50:3260"]).unwrap();
+    let mut last = String::new();
     wait_for("a volume on the disk", PATIENCE, || {
-        ctl(FOR_GOOD, &fingerprint, &["volume", "create", "demo", "64MiB"]).ok()
+        let created = ctl(FOR_GOOD, &fingerprint, &["volume", "create", "demo", "64MiB"]);
+        created.map_err(|error| last = error).ok()
     })
-    .unwrap();
+    .unwrap_or_else(|error| panic!("{error}: {last}"));
     switch_off(&mut machine);
 
     // It remembers.

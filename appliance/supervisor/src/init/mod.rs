@@ -29,7 +29,7 @@ use crate::plan;
 use ::control::settings::Settings;
 use anyhow::Context;
 use command_line::CommandLine;
-use console::{say, show};
+use console::{say, show, show_for_now};
 use netconf::Netlink;
 use rustix::system::RebootCommand;
 use std::path::{Path, PathBuf};
@@ -237,7 +237,7 @@ async fn wait_for_settings(
         }
         if shown != machine.no_settings {
             shown.clone_from(&machine.no_settings);
-            show(&format!("Futago has no settings: {shown}"));
+            show_for_now(&format!("Futago has no settings: {shown}"));
         }
         let echo = mode.echo.as_ref().and_then(|file| file.try_clone().ok());
         let pause = async {
