@@ -134,6 +134,7 @@ impl Machine {
             }
         }
         // With something in place of what could not be read, so that all that is wrong is told at once.
+        let is_readable = address.is_ok();
         let (address, prefix_len) = address.unwrap_or((self.address, self.prefix_len));
         let settings = Settings {
             version: 1,
@@ -148,8 +149,10 @@ impl Machine {
             time_scale_percent: 100,
             web: true,
         };
-        faults.extend(settings.faults().into_iter().map(of_field));
-        faults.extend(unreachable(&settings));
+        let of_address = |fault: &SettingsError| matches!(fault.setting, "address" | "gateway");
+        let others = settings.faults().into_iter().map(of_field).chain(unreachable(&settings));
+        // What an address that nobody has asked for would lead to is no fault of the fields.
+        faults.extend(others.filter(|fault| is_readable || !of_address(fault)));
         if faults.is_empty() { Ok(settings) } else { Err(faults) }
     }
 }
@@ -251,7 +254,7 @@ mod tests {
             (&["name"], |w| w.name = "a b".into()),
             (&["role"], |w| w.role = "primary".into()),
             (&["address"], |w| w.address = "192.0.2.11".into()),
-            (&["address"], |w| w.address = "futago/24".into()),
+            (&["address"], |w| (w.address, w.gateway) = ("futago/24".into(), "198.51.100.1".into())),
             (&["address"], |w| w.address = "127.0.0.1/8".into()),
             (&["address"], |w| (w.address, w.gateway) = ("192.0.2.11/33".into(), String::new())),
             (&["gateway"], |w| w.gateway = "router".into()),
