@@ -7,6 +7,7 @@
 //!   power button.
 //! - File systems are synced and unmounted before the machine is powered off or restarted.
 
+mod clock;
 mod command_line;
 mod console;
 mod deployment;
@@ -26,7 +27,7 @@ mod system_disk;
 
 use crate::node::{self, Ending, Mode};
 use crate::plan;
-use ::control::settings::Settings;
+use ::control::settings::{Mirror, Settings};
 use anyhow::Context;
 use command_line::CommandLine;
 use console::{say, show, show_for_now};
@@ -76,6 +77,7 @@ const BOOT: &[Step] = &[
 const SETTINGS_STEPS: &[Step] = &[
     Step { name: "read the settings", run: read_settings },
     Step { name: "set the network up", run: set_network_up },
+    Step { name: "set the clock", run: set_clock },
     Step { name: "wait for the data disks", run: wait_for_disks },
 ];
 
@@ -138,6 +140,7 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
         };
         let welcome = console::welcome(&settings);
         let command_line = machine.command_line.clone();
+        let of_clock = settings.clone();
         mode.when_running = Some(Box::new(move || {
             console::log(&welcome);
             if let Some(line) = slots::welcome(&command_line) {
@@ -149,6 +152,9 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
                 say(&format!("futago: could not start a thread: {error}"));
             }
             confirm_slot(command_line);
+            if let Err(error) = clock::keep(of_clock) {
+                say(&format!("futago: could not start a thread: {error}"));
+            }
         }));
         loop {
             match run_once(&exe, &settings, serial, &mut mode).await {
@@ -270,6 +276,10 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
     });
     let name = name.with_context(|| format!("no network interface {}", wanted.unwrap_or("at all")))?;
     netlink.add_address(&name, settings.address, settings.portal_prefix_len)?;
+    if let Some(Mirror { interface, address, prefix_len }) = &settings.mirror {
+        wait_for(|| netlink.interface(interface).ok());
+        netlink.add_address(interface, *address, *prefix_len)?;
+    }
     for interface in netlink.interfaces()?.iter().filter(|interface| interface.hardware_address.is_some()) {
         netlink.link_up(&interface.name)?;
     }
@@ -277,6 +287,10 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
         netlink.set_default_route(gateway)?;
     }
     Ok(())
+}
+
+fn set_clock(machine: &mut Machine) -> anyhow::Result<()> {
+    machine.settings.as_ref().map_or(Ok(()), clock::set)
 }
 
 fn wait_for_disks(machine: &mut Machine) -> anyhow::Result<()> {

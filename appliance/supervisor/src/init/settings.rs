@@ -62,21 +62,26 @@ fn deployed(state_dir: &Path) -> anyhow::Result<Vec<u8>> {
         None => Deployment::default(),
     };
     anyhow::ensure!(!said.is_empty(), NothingSaid);
-    let interface = wait_for(adapter).context("this machine has no network adapter")?.name;
+    wait_for(adapter).context("this machine has no network adapter")?;
+    let interfaces: Vec<String> = adapters().into_iter().map(|link| link.name).collect();
     let disks = if said.role() == Role::Data { data_disks() } else { Vec::new() };
-    let settings = said.settings(&interface, disks)?;
+    let settings = said.settings(&interfaces, disks)?;
     said.store_password(state_dir).context("the deployment's admin_password_hash")?;
-    for key in &said.unused {
-        super::show(&format!("The deployment's {key} is not used by this version."));
-    }
     Ok(serde_json::to_vec_pretty(&settings)?)
 }
 
-/// The first adapter in the order of their names: on the first network of the descriptor. `None` if there is none yet.
+/// The first adapter: on the first network of the descriptor. `None` if there is none yet.
 pub(crate) fn adapter() -> Option<Interface> {
-    let interfaces = Netlink::open().ok()?.interfaces().ok()?;
+    adapters().into_iter().next()
+}
+
+/// The adapters in the order of their names, which is that of the descriptor's networks.
+fn adapters() -> Vec<Interface> {
+    let interfaces = Netlink::open().and_then(|mut netlink| netlink.interfaces()).unwrap_or_default();
     let ethernet = interfaces.into_iter().filter(|i| !i.loopback && i.hardware_address.is_some());
-    ethernet.min_by(|one, other| one.name.cmp(&other.name))
+    let mut adapters: Vec<Interface> = ethernet.collect();
+    adapters.sort_by(|one, other| one.name.cmp(&other.name));
+    adapters
 }
 
 /// Disks come one after the other: those that are there when no more have come for a while.
