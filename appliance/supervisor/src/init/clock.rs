@@ -4,22 +4,27 @@
 //!
 //! - The clock is stepped before the services start, never while they run: leases are judged by it too (S5), and a step is
 //!   what a pause of the machine looks like. Later it is slewed, at the kernel's 500 ppm, which leases allow for.
-//! - Servers that do not answer hold the start up for [`PATIENCE`] at most, and nothing else at all.
+//! - Servers that do not answer hold the start up for [`PATIENCE`] and a
+//!   second at most, and nothing else at all.
 
 use super::{say, show};
 use ::control::settings::Settings;
 use anyhow::{Context, bail, ensure};
+use netconf::dns::{self, DnsError, Question};
 use rsntp::{Config, SntpClient};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 const NTP_PORT: u16 = 123;
 /// How long one server may take.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the start waits for all of them.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries of the start.
+const AGAIN: Duration = Duration::from_millis(300);
 /// Servers that are asked; more do not make the clock better.
 const MOST_SERVERS: usize = 4;
 /// Between two looks while the services run (a usual poll interval, RFC 5905 §7.3).
@@ -39,11 +44,19 @@ pub(crate) fn set(settings: &Settings) -> anyhow::Result<()> {
     let (sender, answer) = std::sync::mpsc::channel();
     let settings = settings.clone();
     std::thread::Builder::new().name("set-clock".into()).spawn(move || {
+        let deadline = Instant::now() + PATIENCE;
+        // The link may have come up a moment ago.
+        let mut found = offset(&settings);
+        while found.is_err() && Instant::now() < deadline {
+            std::thread::sleep(AGAIN);
+            found = offset(&settings);
+        }
         // Whoever has run out of patience hears no more.
-        let _ = sender.send(offset(&settings));
+        let _ = sender.send(found);
     })?;
-    let Ok(found) = answer.recv_timeout(PATIENCE) else {
-        bail!("no NTP server has answered; the clock is as the hypervisor has set it")
+    // One that has begun in time may end.
+    let Ok(found) = answer.recv_timeout(PATIENCE + ANSWER_PATIENCE) else {
+        bail!("no NTP server has answered in time; the clock stays as it is")
     };
     let offset_ns = found?;
     let now = clock_gettime(ClockId::Realtime);
@@ -87,7 +100,7 @@ pub(crate) fn keep(settings: Settings) -> io::Result<()> {
 fn offset(settings: &Settings) -> anyhow::Result<i64> {
     let (mut offsets, mut last) = (Vec::new(), None);
     for server in settings.ntp.iter().take(MOST_SERVERS) {
-        match resolve(server).and_then(|address| ask(SocketAddr::new(address, NTP_PORT))) {
+        match resolve(server, settings).and_then(|address| ask(SocketAddr::new(address, NTP_PORT))) {
             Ok(offset_ns) => offsets.push(offset_ns),
             Err(error) => last = Some(error.context(server.clone())),
         }
@@ -99,15 +112,50 @@ fn offset(settings: &Settings) -> anyhow::Result<i64> {
     }
 }
 
-fn resolve(server: &str) -> anyhow::Result<IpAddr> {
-    server.parse().with_context(|| format!("{server:?} is no address"))
+/// The address of a server that is known by it, or by a name: then of the kind of address that this node has.
+fn resolve(server: &str, settings: &Settings) -> anyhow::Result<IpAddr> {
+    if let Ok(address) = server.parse() {
+        return Ok(address);
+    }
+    let mut last = anyhow::anyhow!("there is no DNS server");
+    for dns in &settings.dns {
+        match look_up(server, settings.address.is_ipv4(), SocketAddr::new(*dns, dns::SERVER_PORT)) {
+            Ok(address) => return Ok(address),
+            Err(error) => last = error.context(format!("DNS server {dns}")),
+        }
+    }
+    Err(last)
+}
+
+/// Asks one DNS server.
+fn look_up(name: &str, is_ipv4: bool, server: SocketAddr) -> anyhow::Result<IpAddr> {
+    let [high, low, ..] = RandomState::new().hash_one(name).to_be_bytes();
+    let question = Question::new(name, is_ipv4, u16::from_be_bytes([high, low])).context("no name")?;
+    let socket = UdpSocket::bind(SocketAddr::new(any_like(server), 0))?;
+    socket.connect(server)?;
+    socket.send(&question.encode())?;
+    let deadline = Instant::now() + ANSWER_PATIENCE;
+    let mut bytes = [0; dns::ANSWER_BYTES];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        ensure!(!left.is_zero(), "no answer");
+        socket.set_read_timeout(Some(left))?;
+        let len = socket.recv(&mut bytes).context("no answer")?;
+        match question.decode(bytes.get(..len).unwrap_or_default()) {
+            Err(DnsError::Stray) => {}
+            answered => return Ok(answered?),
+        }
+    }
+}
+
+/// Any local address, of the kind of `server`.
+fn any_like(server: SocketAddr) -> IpAddr {
+    if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// What one server says, nanoseconds.
 fn ask(server: SocketAddr) -> anyhow::Result<i64> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let config = Config::default().bind_address((any, 0).into()).timeout(ANSWER_PATIENCE);
+    let config = Config::default().bind_address((any_like(server), 0).into()).timeout(ANSWER_PATIENCE);
     let offset = SntpClient::with_config(config).synchronize(server)?.clock_offset();
     let amount = i64::try_from(offset.abs_as_std_duration()?.as_nanos()).context("an offset of centuries")?;
     Ok(if offset.signum() < 0 { -amount } else { amount })
@@ -148,7 +196,6 @@ fn told(offset_ns: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
     use std::time::{SystemTime, UNIX_EPOCH};
 
     /// Seconds from NTP's epoch, 1900, to Unix's.
@@ -186,6 +233,27 @@ mod tests {
         assert!(ask(server(0, 16)).is_err(), "it does not know the time itself");
         let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(ask(silent.local_addr().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_name_is_looked_up_past_strangers_answers() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 512];
+            let (len, from) = socket.recv_from(&mut bytes).unwrap();
+            let mut answer = bytes[..len].to_vec();
+            answer[2] = 0x81;
+            answer[7] = 1;
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 123]);
+            let mut stray = answer.clone();
+            stray[0] ^= 1;
+            socket.send_to(&stray, from).unwrap();
+            socket.send_to(&answer, from).unwrap();
+        });
+        assert_eq!(look_up("time.example.org", true, address).unwrap(), Ipv4Addr::new(192, 0, 2, 123));
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(look_up("time.example.org", true, silent.local_addr().unwrap()).is_err());
     }
 
     #[test]
