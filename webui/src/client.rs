@@ -152,9 +152,10 @@ impl Client {
         password: &str,
         wanted: &Wanted,
     ) -> Result<SetUp, ClientError> {
-        let Wanted { name, role, address, gateway, disks } = wanted.clone();
+        let Wanted { name, role, address, gateway, mirror_address, dns, ntp, disks } = wanted.clone();
         let (code, password) = (code.to_owned(), password.to_owned());
-        let new = NewMachine { code, password, name, role, address, gateway, disks };
+        let new =
+            NewMachine { code, password, name, role, address, gateway, mirror_address, dns, ntp, disks };
         let body = serde_json::to_vec(&new).map_err(|e| ClientError::new("internal", e.to_string()))?;
         read(&self.send(Method::POST, "/api/v1/setup", Some(body)).await?)
     }

@@ -43,6 +43,7 @@ impl Fixture {
             address: "192.0.2.77".parse().unwrap(),
             prefix_len: 24,
             gateway: Some("192.0.2.1".parse().unwrap()),
+            mirror_interface: Some("eth1".into()),
             disks: vec![Disk { path: "/dev/disk/by-path/first".into(), size: ByteCount::gib(100) }],
         };
         std::fs::write(dir.path().join(paths::SETUP_MACHINE), serde_json::to_vec(&machine).unwrap()).unwrap();

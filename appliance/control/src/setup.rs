@@ -4,7 +4,7 @@
 //! Flow: PID 1 writes [`Machine`] for the set-up console and reads its [`Door`]; the console asks for [`Wanted`] and
 //! writes the settings.
 
-use crate::settings::{Ports, Role, Settings, SettingsError};
+use crate::settings::{Mirror, Ports, Role, Settings, SettingsError};
 use alloc::string::{String, ToString};
 use alloc::{format, vec::Vec};
 use base::ByteCount;
@@ -24,6 +24,8 @@ pub struct Machine {
     pub prefix_len: u8,
     /// Where packets for other networks go.
     pub gateway: Option<IpAddr>,
+    /// Name of the second adapter, which replication may have for itself.
+    pub mirror_interface: Option<String>,
     /// Disks that data can be on, in the order of their names.
     pub disks: Vec<Disk>,
 }
@@ -57,6 +59,12 @@ pub struct Wanted {
     pub address: String,
     /// Where packets for other networks go; nowhere if empty.
     pub gateway: String,
+    /// Of the second adapter, for replication, with its prefix length; over the first one if empty.
+    pub mirror_address: String,
+    /// Addresses of DNS servers, separated by commas.
+    pub dns: String,
+    /// Names or addresses of NTP servers, separated by commas.
+    pub ntp: String,
     /// Disks for data; all that there are if `None`. A witness takes none.
     pub disks: Option<Vec<String>>,
 }
@@ -85,6 +93,19 @@ pub fn parse_role(text: &str) -> Result<Role, String> {
         "witness" => Ok(Role::Witness),
         other => Err(format!("{other:?} is neither data nor witness")),
     }
+}
+
+/// What stands between commas.
+pub fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// Reads addresses that are separated by commas.
+///
+/// # Errors
+/// One sentence that quotes the first that is none.
+pub fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    list(text).map(|part| part.parse().map_err(|_| format!("{part:?} is not an address"))).collect()
 }
 
 impl Disk {
@@ -121,6 +142,14 @@ impl Machine {
         if let Err(reason) = &gateway {
             note("gateway", reason.clone());
         }
+        let mirror = self.mirror(wanted.mirror_address.trim());
+        if let Err(reason) = &mirror {
+            note("mirror_address", reason.clone());
+        }
+        let dns = parse_addresses(&wanted.dns);
+        if let Err(reason) = &dns {
+            note("dns", reason.clone());
+        }
         let disks = match (role, &wanted.disks) {
             (Role::Witness, _) => Vec::new(),
             (Role::Data, None) => self.disks.iter().map(|disk| disk.path.clone()).collect(),
@@ -145,9 +174,9 @@ impl Machine {
             portal_interface: Some(self.interface.clone()),
             portal_prefix_len: prefix_len,
             gateway: gateway.unwrap_or_default(),
-            mirror: None,
-            dns: Vec::new(),
-            ntp: Vec::new(),
+            mirror: mirror.unwrap_or_default().filter(|_| role == Role::Data),
+            dns: dns.unwrap_or_default(),
+            ntp: list(&wanted.ntp).map(ToString::to_string).collect(),
             disks,
             time_scale_percent: 100,
             web: true,
@@ -158,12 +187,25 @@ impl Machine {
         faults.extend(others.filter(|fault| is_readable || !of_address(fault)));
         if faults.is_empty() { Ok(settings) } else { Err(faults) }
     }
+
+    /// The link of replication with the address that was typed. A witness needs none: what is typed there is not used.
+    fn mirror(&self, typed: &str) -> Result<Option<Mirror>, String> {
+        if typed.is_empty() {
+            return Ok(None);
+        }
+        let (address, prefix_len) = parse_interface_address(typed)?;
+        let Some(interface) = self.mirror_interface.clone() else {
+            return Err("this machine has no second adapter".into());
+        };
+        Ok(Some(Mirror { interface, address, prefix_len }))
+    }
 }
 
 /// A fault of the settings, by the field that it came from.
 fn of_field(fault: SettingsError) -> SettingsError {
     match fault.setting {
         "portal_prefix_len" => SettingsError { setting: "address", ..fault },
+        "mirror" => SettingsError { setting: "mirror_address", ..fault },
         _ => fault,
     }
 }
@@ -212,6 +254,7 @@ mod tests {
             address: "192.0.2.77".parse().unwrap(),
             prefix_len: 24,
             gateway: Some("192.0.2.1".parse().unwrap()),
+            mirror_interface: Some("eth1".into()),
             disks: vec![disk(1), disk(2)],
         }
     }
@@ -221,6 +264,9 @@ mod tests {
             name: " futago-1 ".into(),
             address: "192.0.2.11/25 ".into(),
             gateway: " 192.0.2.1".into(),
+            mirror_address: "198.51.100.1/30".into(),
+            dns: "192.0.2.53, 2001:db8::53".into(),
+            ntp: "192.0.2.123,time.example.org,".into(),
             ..Wanted::default()
         }
     }
@@ -233,6 +279,10 @@ mod tests {
         assert_eq!(settings.gateway, machine().gateway);
         assert_eq!(settings.portal_interface.as_deref(), Some("eth0"));
         assert_eq!(settings.disks.len(), 2);
+        let mirror = settings.mirror.as_ref().unwrap();
+        assert_eq!((mirror.interface.as_str(), mirror.prefix_len), ("eth1", 30));
+        assert_eq!(settings.dns, parse_addresses("192.0.2.53,2001:db8::53").unwrap());
+        assert_eq!(settings.ntp, ["192.0.2.123", "time.example.org"]);
         let json = serde_json::to_vec(&settings).unwrap();
         assert_eq!(Settings::parse(&json), Ok(settings), "what is written is read again");
         let second = machine().disks.remove(1).path;
@@ -247,13 +297,13 @@ mod tests {
             Wanted { role: "witness".into(), gateway: String::new(), disks: Some(every), ..wanted() };
         let settings = Machine { disks: Vec::new(), ..machine() }.settings(&wanted).unwrap();
         assert_eq!((settings.role, settings.gateway), (Role::Witness, None));
-        assert!(settings.disks.is_empty());
+        assert!(settings.disks.is_empty() && settings.mirror.is_none());
     }
 
     #[test]
     fn every_fault_is_named_by_its_field() {
         type Spoil = fn(&mut Wanted);
-        let cases: [(&[&str], Spoil); 13] = [
+        let cases: [(&[&str], Spoil); 18] = [
             (&["name"], |w| w.name = "a b".into()),
             (&["role"], |w| w.role = "primary".into()),
             (&["address"], |w| w.address = "192.0.2.11".into()),
@@ -264,6 +314,11 @@ mod tests {
             (&["gateway"], |w| w.gateway = "2001:db8::1".into()),
             (&["gateway"], |w| w.gateway = "192.0.3.1".into()),
             (&["gateway"], |w| w.gateway = "192.0.2.11".into()),
+            (&["mirror_address"], |w| w.mirror_address = "198.51.100.1".into()),
+            (&["mirror_address"], |w| w.mirror_address = "192.0.2.11/25".into()),
+            (&["dns"], |w| (w.dns, w.ntp) = ("192.0.2.53,dns".into(), String::new())),
+            (&["ntp"], |w| w.ntp = "a b".into()),
+            (&["ntp"], |w| w.dns.clear()),
             (&["disks"], |w| w.disks = Some(Vec::new())),
             (&["disks"], |w| w.disks = Some(vec![machine().disks.remove(0).path; 2])),
             (&["address", "gateway", "disks", "name"], |w| {
@@ -277,8 +332,10 @@ mod tests {
             let named: Vec<&str> = faults.iter().map(|fault| fault.setting).collect();
             assert_eq!(named, fields, "{wanted:?}: {faults:?}");
         }
-        let none = Machine { disks: Vec::new(), ..machine() };
-        assert_eq!(none.settings(&wanted()).unwrap_err()[0].setting, "disks");
+        let none = Machine { disks: Vec::new(), mirror_interface: None, ..machine() };
+        let faults = none.settings(&wanted()).unwrap_err();
+        let named: Vec<&str> = faults.iter().map(|fault| fault.setting).collect();
+        assert_eq!(named, ["mirror_address", "disks"]);
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn a_machine_without_settings_is_set_up_on_its_page() {
         address: "127.0.0.1".parse().unwrap(),
         prefix_len: 8,
         gateway: Some("127.0.0.254".parse().unwrap()),
+        mirror_interface: Some("eth1".into()),
         disks: vec![disk(1, 2048), disk(2, 512)],
     };
     let port = fake::free_port(machine.address);

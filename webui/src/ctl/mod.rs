@@ -119,6 +119,15 @@ struct SetupArguments {
     /// Where packets for other networks go [default: nowhere]
     #[arg(long, requires = "code")]
     gateway: Option<String>,
+    /// Of the second adapter, for replication, with its prefix length [default: over the first one]
+    #[arg(long, requires = "code")]
+    mirror_address: Option<String>,
+    /// Addresses of DNS servers, separated by commas
+    #[arg(long, requires = "code")]
+    dns: Option<String>,
+    /// Names or addresses of NTP servers, separated by commas
+    #[arg(long, requires = "code")]
+    ntp: Option<String>,
     /// A disk for data, as often as there are [default: all without partitions]
     #[arg(long = "disk", requires = "code")]
     disks: Vec<String>,
@@ -332,6 +341,9 @@ async fn set_up(client: &Client, arguments: &SetupArguments, password: &str) -> 
         role: arguments.role.clone(),
         address: arguments.address.clone().unwrap_or_default(),
         gateway: arguments.gateway.clone().unwrap_or_default(),
+        mirror_address: arguments.mirror_address.clone().unwrap_or_default(),
+        dns: arguments.dns.clone().unwrap_or_default(),
+        ntp: arguments.ntp.clone().unwrap_or_default(),
         disks: (!arguments.disks.is_empty()).then(|| arguments.disks.clone()),
     };
     let set_up = client.set_up_machine(code, password, &wanted).await?;
@@ -458,7 +470,7 @@ mod tests {
             "ctl --url https://h --insecure setup",
             "ctl setup --url https://h --code k7mf-2xq9 --name a --address 192.0.2.11/24",
             "ctl setup --url https://h --code c --name w --address 192.0.2.13/24 --role witness --gateway 192.0.2.1",
-            "ctl setup --url https://h --code c --name a --address 192.0.2.11/24 --disk x --disk y",
+            "ctl setup --url https://h --code c --name a --address 192.0.2.11/24 --disk x --disk y --mirror-address 198.51.100.1/30 --dns 192.0.2.53 --ntp a,b",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }

@@ -35,6 +35,12 @@ pub(crate) struct NewMachine {
     #[serde(default)]
     pub(crate) gateway: String,
     #[serde(default)]
+    pub(crate) mirror_address: String,
+    #[serde(default)]
+    pub(crate) dns: String,
+    #[serde(default)]
+    pub(crate) ntp: String,
+    #[serde(default)]
     pub(crate) disks: Option<Vec<String>>,
 }
 
@@ -61,8 +67,9 @@ pub(super) async fn set_up(
     Body(new): Body<NewMachine>,
 ) -> Result<Json<SetUp>, ApiError> {
     csrf::refuse_foreign(&headers)?;
-    let NewMachine { code, password, name, role, address, gateway, disks } = new;
-    let request = Request { code, password, wanted: Wanted { name, role, address, gateway, disks } };
+    let NewMachine { code, password, name, role, address, gateway, mirror_address, dns, ntp, disks } = new;
+    let wanted = Wanted { name, role, address, gateway, mirror_address, dns, ntp, disks };
+    let request = Request { code, password, wanted };
     let settings = setup.set_up(peer.address()?, &request).await.map_err(as_error)?;
     let answer =
         SetUp { done: true, url: text::console_url(&settings), fingerprint: setup.fingerprint.clone() };

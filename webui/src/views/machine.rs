@@ -58,6 +58,13 @@ impl MachinePage {
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
+    /// Whether something stands, or is wrong, in the part that is folded otherwise.
+    fn is_unfolded(&self) -> bool {
+        let Wanted { mirror_address, dns, ntp, .. } = &self.wanted;
+        let is_faulty = ["mirror_address", "dns", "ntp"].iter().any(|field| self.fault(field).is_some());
+        is_faulty || [mirror_address, dns, ntp].iter().any(|text| !text.is_empty())
+    }
+
     fn takes(&self, disk: &str) -> bool {
         self.wanted.disks.as_ref().is_none_or(|disks| disks.iter().any(|taken| taken == disk))
     }
@@ -90,6 +97,9 @@ fn read(fields: Vec<(String, String)>) -> (Request, String) {
             "role" => request.wanted.role = value,
             "address" => request.wanted.address = value,
             "gateway" => request.wanted.gateway = value,
+            "mirror_address" => request.wanted.mirror_address = value,
+            "dns" => request.wanted.dns = value,
+            "ntp" => request.wanted.ntp = value,
             "disk" => disks.push(value),
             "password" => request.password = value,
             "again" => again = value,

@@ -8,7 +8,7 @@
 //! and as the word `null`: all are the same here. What can't be used is an error that names its key; nothing is guessed.
 
 use ::control::settings::{Mirror, Ports, Role, Settings};
-use ::control::setup::{parse_interface_address, parse_role};
+use ::control::setup::{list, parse_addresses, parse_interface_address, parse_role};
 use anyhow::{Context, bail, ensure};
 use argon2::PasswordHash;
 use std::net::IpAddr;
@@ -101,7 +101,7 @@ impl Deployment {
             "mirror_address" => {
                 self.mirror = Some(parse_interface_address(value).map_err(anyhow::Error::msg)?);
             }
-            "dns" => self.dns = list(value).map(parse_server).collect::<anyhow::Result<_>>()?,
+            "dns" => self.dns = parse_addresses(value).map_err(anyhow::Error::msg)?,
             "ntp" => self.ntp = list(value).map(str::to_owned).collect(),
             "admin_password_hash" => self.admin_password_hash = Some(parse_hash(value)?),
             // Others' properties may stand beside ours.
@@ -180,15 +180,6 @@ impl Deployment {
         std::fs::rename(&fresh, &path)?;
         Ok(())
     }
-}
-
-/// What stands between commas.
-fn list(value: &str) -> impl Iterator<Item = &str> {
-    value.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn parse_server(value: &str) -> anyhow::Result<IpAddr> {
-    value.parse().with_context(|| format!("{value:?} is no address"))
 }
 
 fn parse_hash(value: &str) -> anyhow::Result<String> {

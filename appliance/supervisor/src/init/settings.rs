@@ -76,7 +76,7 @@ pub(crate) fn adapter() -> Option<Interface> {
 }
 
 /// The adapters in the order of their names, which is that of the descriptor's networks.
-fn adapters() -> Vec<Interface> {
+pub(crate) fn adapters() -> Vec<Interface> {
     let interfaces = Netlink::open().and_then(|mut netlink| netlink.interfaces()).unwrap_or_default();
     let ethernet = interfaces.into_iter().filter(|i| !i.loopback && i.hardware_address.is_some());
     let mut adapters: Vec<Interface> = ethernet.collect();

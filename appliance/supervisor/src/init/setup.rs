@@ -205,6 +205,7 @@ fn describe(link: &Interface, lease: Lease) -> anyhow::Result<Machine> {
         address: lease.address.into(),
         prefix_len: lease.prefix_len,
         gateway: lease.gateway.map(Into::into),
+        mirror_interface: settings::adapters().into_iter().nth(1).map(|link| link.name),
         disks: disks.into_iter().map(|path| Disk::new(path.clone(), size_bytes(&path))).collect(),
     })
 }
