@@ -90,7 +90,7 @@ enum Command {
     Fingerprint,
     /// Set the first admin password, from --password-file or $FUTAGO_PASSWORD, else asked for; with --code, make a
     /// machine without settings a node (its screen shows URL, fingerprint and code)
-    Setup(SetupArguments),
+    Setup(Box<SetupArguments>),
     /// Change the admin password of the node; on the node itself (--dir) without the current one
     Password {
         /// File whose first line is the new password [default: asked for]
