@@ -13,12 +13,14 @@
 
 use crate::errors::ErrorBody;
 use crate::http::{self, Answered, Body, HttpError};
+use crate::rest::setup::NewMachine;
 use crate::text::segment;
 use base::ByteCount;
 use base64::Engine;
 use control::api::{Event, Status};
 use control::names::Pattern;
 use control::service::ServiceStatus;
+use control::setup::Wanted;
 use control::targets::{Chap, Presentation};
 use control::update::UpdateStatus;
 use hyper::{Method, Uri};
@@ -72,6 +74,15 @@ pub struct PairingOffer {
     pub code: String,
     /// Seconds that it is good for.
     pub valid_s: u64,
+}
+
+/// Where a machine that was set up is from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetUp {
+    /// Its console.
+    pub url: String,
+    /// SHA-256 of the console's certificate, as `AB:CD:…`.
+    pub fingerprint: String,
 }
 
 /// One console.
@@ -135,6 +146,21 @@ impl Client {
     /// Sets the first admin password; `exists` if there is one.
     pub async fn setup(&self, password: &str) -> Result<(), ClientError> {
         self.change(Method::POST, "/api/v1/setup", &serde_json::json!({ "password": password })).await
+    }
+
+    /// Makes a machine without settings what is `wanted`; `code` stands on its screen. It goes on by itself.
+    pub async fn set_up_machine(
+        &self,
+        code: &str,
+        password: &str,
+        wanted: &Wanted,
+    ) -> Result<SetUp, ClientError> {
+        let Wanted { name, role, address, gateway, mirror_address, dns, ntp, disks } = wanted.clone();
+        let (code, password) = (code.to_owned(), password.to_owned());
+        let new =
+            NewMachine { code, password, name, role, address, gateway, mirror_address, dns, ntp, disks };
+        let body = serde_json::to_vec(&new).map_err(|e| ClientError::new("internal", e.to_string()))?;
+        read(&self.send(Method::POST, "/api/v1/setup", Some(body)).await?)
     }
 
     /// Stores another admin password and signs everyone out; this client too, if it is a remote one.

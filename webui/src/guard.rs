@@ -28,6 +28,16 @@ pub(crate) enum Peer {
     Remote(IpAddr),
 }
 
+impl Peer {
+    /// Its address; an error on the unix socket.
+    pub(crate) fn address(self) -> Result<IpAddr, ApiError> {
+        match self {
+            Self::Remote(address) => Ok(address),
+            Self::Local => Err(ApiError::new(ErrorKind::Invalid, "Not on the local socket.")),
+        }
+    }
+}
+
 /// How a request was let in; put into the request by [`admit`].
 #[derive(Clone, Debug)]
 pub(crate) enum Access {
@@ -94,7 +104,7 @@ pub(crate) fn session(app: &Shared, request: &Parts) -> Result<Option<(SessionId
 /// Checks a password under the limit of its address.
 pub(crate) async fn sign_in(app: &Shared, peer: IpAddr, user: &str, password: &str) -> Result<(), ApiError> {
     if let Err(wait) = app.limiter.attempt(peer, Instant::now()) {
-        return Err(ApiError::wait(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))));
+        return Err(ApiError::wait("passwords", wait));
     }
     let right = app.password.verify(password).await?;
     if right && user == "admin" {

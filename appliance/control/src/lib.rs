@@ -8,6 +8,7 @@
 //! - [`targets`] and [`names`]: who may log in to which target and sees which LUN, and iSCSI names and patterns.
 //! - [`service`]: health of the supervised services.
 //! - [`update`]: what runs on the node and what is installed beside it.
+//! - [`setup`]: what a machine without settings is asked, and the settings that come of the answers.
 //! - [`paths`]: where everything stands below a node's directory.
 //!
 //! Invariant: every type here is data; decoding rejects unknown enum tags, and a setting that was accepted by
@@ -23,5 +24,6 @@ pub mod names;
 pub mod paths;
 pub mod service;
 pub mod settings;
+pub mod setup;
 pub mod targets;
 pub mod update;

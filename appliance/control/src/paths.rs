@@ -29,5 +29,11 @@ pub const MACHINE_PROBLEMS: &str = "run/problems";
 /// What the people at the machine's terminals should know of its start and since, a notice a line; PID 1 writes it, the
 /// menus show the last ones.
 pub const MACHINE_NOTICES: &str = "run/notices";
+/// While a machine has no settings: what it was found to have ([`crate::setup::Machine`]); PID 1 writes it, the set-up
+/// console reads it.
+pub const SETUP_MACHINE: &str = "run/setup-machine.json";
+/// While a machine has no settings: how to get into the set-up console ([`crate::setup::Door`]); the console writes it,
+/// PID 1 shows it.
+pub const SETUP_DOOR: &str = "run/setup-door.json";
 /// One log file per service below it, e.g. `log/storage.log`.
 pub const LOG_DIR: &str = "log";

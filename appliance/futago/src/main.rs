@@ -40,6 +40,9 @@ enum Command {
     /// Web console (started by the supervisor)
     #[command(hide = true)]
     Web(NodeArguments),
+    /// Set-up console of a machine without settings (started by PID 1)
+    #[command(hide = true)]
+    Setup(NodeArguments),
 }
 
 #[derive(clap::Args)]
@@ -79,6 +82,9 @@ fn main() -> ExitCode {
         Command::Storage(arguments) => service(|| storage::run(&arguments.dir)),
         Command::Cluster(arguments) => service(|| manager::run(&arguments.dir)),
         Command::Web(arguments) => service(|| webui::run(&arguments.dir)),
+        Command::Setup(arguments) => {
+            service(|| webui::run_setup(&arguments.dir, control::settings::Ports::default().web))
+        }
     }
 }
 

@@ -160,6 +160,17 @@ pub fn state_disk(dir: &Path, settings: &Value) -> Result<PathBuf> {
     let content = dir.join(format!("{name}-state"));
     std::fs::create_dir_all(&content)?;
     std::fs::write(content.join("settings.json"), settings.to_string())?;
+    state_disk_of(dir, name, &content)
+}
+
+/// A state disk that nothing is on yet.
+pub fn new_state_disk(dir: &Path, name: &str) -> Result<PathBuf> {
+    let content = dir.join(format!("{name}-state"));
+    std::fs::create_dir_all(&content)?;
+    state_disk_of(dir, name, &content)
+}
+
+fn state_disk_of(dir: &Path, name: &str, content: &Path) -> Result<PathBuf> {
     let disk = empty_disk(dir, &format!("{name}-state.img"), 64)?;
     let (from, to) = (content.to_string_lossy(), disk.to_string_lossy());
     run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "futago-state", "-d", &from, &to])?;
@@ -319,6 +330,11 @@ impl Machine {
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) -> Result<()> {
         self.qmp("system_powerdown", Value::Null).map(drop)
+    }
+
+    /// Plugs the cable of a link in, or out.
+    pub fn plug(&self, link: usize, connected: bool) -> Result<()> {
+        self.qmp("set_link", json!({ "name": format!("link{link}"), "up": connected })).map(drop)
     }
 
     /// Takes the system disk out of the running machine, as a storage administrator's mistake would.

@@ -4,6 +4,7 @@
 mod access;
 mod cluster;
 mod extract;
+pub(crate) mod setup;
 mod status;
 mod targets;
 mod update;
@@ -112,6 +113,16 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route_layer(from_fn_with_state(app.clone(), guard::admit))
         .merge(open)
         .merge(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::extract::DefaultBodyLimit::max(MOST_BYTES))
+}
+
+/// What a machine without settings has of it.
+pub(crate) fn setup_router() -> Router<crate::setup::Shared> {
+    Router::new()
+        .route("/api/v1/openapi.json", on(MethodFilter::GET, openapi))
+        .route("/api/v1/setup", on(MethodFilter::GET, setup::state).on(MethodFilter::POST, setup::set_up))
+        .route("/api/{*rest}", axum::routing::any(setup::not_yet))
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MOST_BYTES))
 }

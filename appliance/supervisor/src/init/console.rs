@@ -74,6 +74,11 @@ pub(crate) fn show(lines: &str) {
     terminals().tell(lines, true);
 }
 
+/// Writes lines to the console and to the VM's screen while no menu is there. They are of no use later: no notice.
+pub(crate) fn show_for_now(lines: &str) {
+    terminals().write(lines, true);
+}
+
 /// Writes a line to the console if service logs go there: then no menu is on it.
 pub(crate) fn log(line: &str) {
     if !matches!(terminals().menus, Some((_, true))) {
@@ -114,6 +119,11 @@ impl Terminals {
         let surplus = self.notices.len().saturating_sub(MOST_NOTICES);
         self.notices.drain(..surplus);
         self.leave_notices();
+        self.write(lines, screen_too);
+    }
+
+    /// Where no menu is.
+    fn write(&self, lines: &str, screen_too: bool) {
         let (on_screen, on_console) = match self.menus {
             Some((_, serial)) => (true, serial),
             None => (false, false),

@@ -7,16 +7,19 @@
 //!   power button.
 //! - File systems are synced and unmounted before the machine is powered off or restarted.
 
+mod clock;
 mod command_line;
 mod console;
 mod deployment;
 mod disk_links;
+mod lease;
 mod memory;
 mod modules;
 mod mounts;
 mod power;
 mod repair;
 mod settings;
+mod setup;
 pub(crate) mod slots;
 mod state;
 mod state_watch;
@@ -26,10 +29,10 @@ pub(crate) mod watchdog;
 use crate::install::{Installer, SystemDisk};
 use crate::node::{self, Ending, Mode};
 use crate::plan;
-use ::control::settings::Settings;
+use ::control::settings::{Mirror, Settings};
 use anyhow::Context;
 use command_line::{Boot, CommandLine};
-use console::{say, show};
+use console::{say, show, show_for_now};
 use netconf::Netlink;
 use rustix::system::RebootCommand;
 use std::path::{Path, PathBuf};
@@ -57,6 +60,8 @@ struct Machine {
     /// The node's folder is where it belongs: on the state disk, or in memory on a machine without one.
     has_state: bool,
     watchdog: Watchdog,
+    /// Nobody has said who this machine is: whoever sets it up will.
+    untold: bool,
 }
 
 /// One step of the boot plan.
@@ -81,6 +86,7 @@ const SETTINGS_STEPS: &[Step] = &[
     Step { name: "mount the state disk", run: mount_state },
     Step { name: "read the settings", run: read_settings },
     Step { name: "set the network up", run: set_network_up },
+    Step { name: "set the clock", run: set_clock },
     Step { name: "wait for the data disks", run: wait_for_disks },
 ];
 
@@ -169,12 +175,13 @@ fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Resul
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
-        let settings = match wait_for_settings(machine, &mut mode).await? {
+        let settings = match wait_for_settings(machine, &exe, &mut mode).await? {
             Ok(settings) => settings,
             Err(ending) => return Ok(ending),
         };
         let welcome = console::welcome(&settings);
         let command_line = machine.command_line.clone();
+        let of_clock = settings.clone();
         mode.when_running = Some(Box::new(move || {
             console::log(&welcome);
             if let Some(line) = slots::welcome(&command_line) {
@@ -186,6 +193,9 @@ fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Resul
                 say(&format!("futago: could not start a thread: {error}"));
             }
             confirm_slot(command_line);
+            if let Err(error) = clock::keep(of_clock) {
+                say(&format!("futago: could not start a thread: {error}"));
+            }
         }));
         loop {
             match run_once(&exe, &settings, serial, &mut mode).await {
@@ -286,14 +296,19 @@ fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
     }
     match settings::find(Path::new(STATE_DIR), &machine.command_line) {
         Ok(settings) => machine.settings = Some(settings),
-        Err(error) => machine.no_settings = format!("{error:#}"),
+        Err(error) => {
+            machine.untold = error.is::<settings::NothingSaid>();
+            machine.no_settings = format!("{error:#}");
+        }
     }
     Ok(())
 }
 
-/// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings.
+/// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings;
+/// or somebody sets the machine up.
 async fn wait_for_settings(
     machine: &mut Machine,
+    exe: &Path,
     mode: &mut Mode<'_>,
 ) -> anyhow::Result<Result<Settings, Ending>> {
     let mut shown = String::new();
@@ -303,10 +318,21 @@ async fn wait_for_settings(
         }
         if shown != machine.no_settings {
             shown.clone_from(&machine.no_settings);
-            show(&format!("Futago has no settings: {shown}"));
+            show_for_now(&format!("Futago has no settings: {shown}"));
         }
-        if let Ok(pressed) = tokio::time::timeout(RETRY, wait_for_button(mode)).await {
-            return pressed.map(Err);
+        let echo = mode.echo.as_ref().and_then(|file| file.try_clone().ok());
+        let pause = async {
+            if machine.untold {
+                match setup::run(Path::new(STATE_DIR), exe, echo).await {
+                    Ok(()) => return,
+                    Err(error) => say(&format!("futago: could not be set up over the network: {error:#}")),
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        tokio::select! {
+            pressed = wait_for_button(mode) => return pressed.map(Err),
+            () = pause => {}
         }
         mode.watchdog.feed();
         take_steps(SETTINGS_STEPS, machine);
@@ -326,6 +352,10 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
     });
     let name = name.with_context(|| format!("no network interface {}", wanted.unwrap_or("at all")))?;
     netlink.add_address(&name, settings.address, settings.portal_prefix_len)?;
+    if let Some(Mirror { interface, address, prefix_len }) = &settings.mirror {
+        wait_for(|| netlink.interface(interface).ok());
+        netlink.add_address(interface, *address, *prefix_len)?;
+    }
     for interface in netlink.interfaces()?.iter().filter(|interface| interface.hardware_address.is_some()) {
         netlink.link_up(&interface.name)?;
     }
@@ -333,6 +363,10 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
         netlink.set_default_route(gateway)?;
     }
     Ok(())
+}
+
+fn set_clock(machine: &mut Machine) -> anyhow::Result<()> {
+    machine.settings.as_ref().map_or(Ok(()), clock::set)
 }
 
 fn wait_for_disks(machine: &mut Machine) -> anyhow::Result<()> {
