@@ -71,6 +71,15 @@ pub struct PairingOffer {
     pub valid_s: u64,
 }
 
+/// A download that works once, without sign-in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownloadLink {
+    /// Below the console's URL: `/bundle/…`.
+    pub path: String,
+    /// Seconds that it is good for.
+    pub valid_s: u64,
+}
+
 /// One console.
 #[derive(Clone)]
 pub struct Client {
@@ -267,6 +276,11 @@ impl Client {
     pub async fn support_bundle(&self) -> Result<Vec<u8>, ClientError> {
         let answered = self.send(Method::GET, "/api/v1/support-bundle", None).await?;
         Ok(answered.body.to_vec())
+    }
+
+    /// A link to the support bundle for whoever has a browser, but no password at hand.
+    pub async fn support_bundle_link(&self) -> Result<DownloadLink, ClientError> {
+        read(&self.send(Method::POST, "/api/v1/support-bundle/link", None).await?)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

@@ -26,6 +26,7 @@ mod guard;
 mod headers;
 mod http;
 mod limiter;
+mod links;
 mod logs;
 mod metrics;
 pub mod password;

@@ -32,10 +32,11 @@ const LEFT_ALONE: Duration = Duration::from_secs(30);
 ///
 /// Settings that can't be read, or no terminal to run on.
 pub fn run(dir: &Path, tty: Option<&Path>) -> anyhow::Result<()> {
-    let mut model = Model::new(place(dir, tty.is_none())?);
+    let place = place(dir, tty.is_none())?;
+    let mut model = Model::new(place.clone());
     let (commands, incoming) = channel();
     let (events, news) = channel();
-    node::serve(dir.to_owned(), incoming, events)?;
+    node::serve(dir.to_owned(), place, incoming, events)?;
     loop {
         let path = tty.unwrap_or(Path::new(OWN));
         let shown = Screen::open(path).and_then(|mut screen| screen.show(&mut model, &commands, &news));

@@ -56,6 +56,8 @@ fn cursor(byte: u8) -> Option<Key> {
     match byte {
         b'A' => Some(Key::Up),
         b'B' => Some(Key::Down),
+        b'C' => Some(Key::Right),
+        b'D' => Some(Key::Left),
         _ => None,
     }
 }
@@ -68,8 +70,8 @@ mod tests {
     fn cursor_keys_may_arrive_in_pieces() {
         let mut parser = Parser::default();
         assert_eq!(
-            parser.feed(b"\x1b[A\x1bOBx\r\x0c"),
-            [Key::Up, Key::Down, Key::Char('x'), Key::Enter, Key::Redraw]
+            parser.feed(b"\x1b[A\x1bOBx\r\x0c\x1b[D\x1b[C"),
+            [Key::Up, Key::Down, Key::Char('x'), Key::Enter, Key::Redraw, Key::Left, Key::Right]
         );
         assert_eq!(parser.feed(b"\x1b"), []);
         assert_eq!(parser.feed(b"["), []);

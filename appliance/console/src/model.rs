@@ -1,7 +1,7 @@
 //! What the menu shows and does: events in, commands out. Pure and total.
 //!
 //! Invariant: in each screen, every key has a meaning or none; none of them leads to a command except through
-//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `Redraw` and `Quit`.
+//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Redraw` and `Quit`.
 
 use control::api::Status;
 
@@ -12,6 +12,10 @@ pub enum Key {
     Up,
     /// One line down.
     Down,
+    /// One column to the left.
+    Left,
+    /// One column to the right.
+    Right,
     /// Take what is chosen.
     Enter,
     /// Back.
@@ -53,6 +57,8 @@ pub enum Command {
     HandOver(String),
     /// Make another admin password and show it.
     ResetPassword,
+    /// Show a link to the support bundle.
+    LinkBundle,
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -85,6 +91,8 @@ pub enum Item {
     HandOver,
     /// See [`Command::ResetPassword`].
     ResetPassword,
+    /// See [`Command::LinkBundle`].
+    LinkBundle,
     /// See [`Command::Reboot`].
     Reboot,
     /// See [`Command::PowerOff`].
@@ -101,10 +109,14 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
     (Item::OfferPairing, 'p', "Offer pairing", |_| true),
     (Item::HandOver, 'h', "Hand a volume over", |_| true),
     (Item::ResetPassword, 'a', "Make a new admin password", |_| true),
+    (Item::LinkBundle, 'b', "Link to the support bundle", |place| place.url.is_some()),
     (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
     (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
     (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
 ];
+
+/// Lines of the menu beside each other; a column is filled before the next.
+pub const MENU_ROWS: usize = 6;
 
 /// What is in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +226,11 @@ impl Model {
         match key {
             Key::Up => self.chosen = self.chosen.saturating_sub(1),
             Key::Down => self.chosen = self.chosen.saturating_add(1).min(last),
+            Key::Left => self.chosen = self.chosen.checked_sub(MENU_ROWS).unwrap_or(self.chosen),
+            // The last column may be shorter.
+            Key::Right if self.chosen / MENU_ROWS < last / MENU_ROWS => {
+                self.chosen = self.chosen.saturating_add(MENU_ROWS).min(last);
+            }
             Key::Enter => return self.take_line(self.chosen),
             Key::Char(letter) => {
                 let found = self.items().position(|line| line.1 == letter.to_ascii_lowercase());
@@ -222,7 +239,7 @@ impl Model {
                     return self.take_line(index);
                 }
             }
-            Key::Escape | Key::Redraw => {}
+            Key::Right | Key::Escape | Key::Redraw => {}
         }
         None
     }
@@ -245,13 +262,14 @@ impl Model {
                 ),
                 None => Screen::Menu,
             },
-            Key::Char(_) | Key::Redraw => Screen::Volumes(chosen),
+            Key::Left | Key::Right | Key::Char(_) | Key::Redraw => Screen::Volumes(chosen),
         };
     }
 
     fn take(&mut self, item: Item) -> Option<Command> {
         let (screen, command) = match item {
             Item::OfferPairing => (Screen::Busy, Some(Command::OfferPairing)),
+            Item::LinkBundle => (Screen::Busy, Some(Command::LinkBundle)),
             Item::Quit => return Some(Command::Quit),
             Item::HandOver if self.volumes().is_empty() => {
                 (Screen::Message(Err("There is no volume to hand over.".into())), None)

@@ -105,10 +105,10 @@ fn the_screen_of_a_degraded_pair() {
 > P  Offer pairing
   H  Hand a volume over
   A  Make a new admin password
+  B  Link to the support bundle
   R  Reboot this node
   O  Power off this node
-
--- Up/Down Enter: choose   Esc: back   Ctrl-L: draw anew",
+-- Arrows Enter: choose   Esc: back   Ctrl-L: draw anew",
         "-".repeat(68),
         "AB:".repeat(16),
         vec!["AB"; 16].join(":"),
@@ -181,4 +181,29 @@ fn a_list_that_shrinks_keeps_a_choice() {
     assert_eq!(model.screen, Screen::Volumes(0));
     model.handle(known(&[]));
     assert_eq!(model.screen, Screen::Menu);
+}
+
+#[test]
+fn the_arrows_reach_every_line_of_both_columns() {
+    let mut model = model(true);
+    model.place.borrowed = true;
+    let last = model.items().count() - 1;
+    assert!(last >= MENU_ROWS, "two columns");
+    for (keys, chosen) in [
+        (vec![Key::Left, Key::Up], 0),
+        (vec![Key::Right], MENU_ROWS),
+        (vec![Key::Right], MENU_ROWS),
+        (vec![Key::Left], 0),
+        (vec![Key::Down; last + 3], last),
+        (vec![Key::Left], last - MENU_ROWS),
+        (vec![Key::Right, Key::Up], last - 1),
+    ] {
+        assert_eq!(press(&mut model, &keys), []);
+        assert_eq!(model.chosen, chosen, "{keys:?}");
+    }
+    let shown = screen(&model);
+    for (_, key, words) in model.items() {
+        let text = format!(" {}  {words}", key.to_ascii_uppercase());
+        assert!(shown.iter().any(|row| row.contains(&text)), "{text} {shown:?}");
+    }
 }

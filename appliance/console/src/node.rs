@@ -1,6 +1,6 @@
 //! Asks the node, on a thread of its own.
 
-use crate::model::{Command, Event, Snapshot};
+use crate::model::{Command, Event, Place, Snapshot};
 use anyhow::Context;
 use control::paths;
 use rustix::process::{Pid, Signal};
@@ -15,7 +15,12 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Carries commands out and tells the state, until the menu is gone.
-pub(crate) fn serve(dir: PathBuf, commands: Receiver<Command>, events: Sender<Event>) -> anyhow::Result<()> {
+pub(crate) fn serve(
+    dir: PathBuf,
+    place: Place,
+    commands: Receiver<Command>,
+    events: Sender<Event>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     std::thread::Builder::new().name("node".into()).spawn(move || {
         let client = Client::local(&dir);
@@ -28,7 +33,7 @@ pub(crate) fn serve(dir: PathBuf, commands: Receiver<Command>, events: Sender<Ev
             }
             match commands.recv_timeout(INTERVAL) {
                 Ok(command) => {
-                    let ended = runtime.block_on(execute(&client, &dir, command));
+                    let ended = runtime.block_on(execute(&client, &dir, &place, command));
                     if events.send(Event::Ended(ended)).is_err() {
                         return;
                     }
@@ -55,7 +60,7 @@ async fn ask(client: &Client) -> Result<Box<Snapshot>, String> {
     Ok(Box::new(Snapshot { status, fingerprint }))
 }
 
-async fn execute(client: &Client, dir: &Path, command: Command) -> Result<String, String> {
+async fn execute(client: &Client, dir: &Path, place: &Place, command: Command) -> Result<String, String> {
     match command {
         Command::OfferPairing => {
             let offer = client.offer_pairing().await.map_err(|error| error.message)?;
@@ -69,6 +74,15 @@ async fn execute(client: &Client, dir: &Path, command: Command) -> Result<String
             let password = webui::password::generate().map_err(|error| error.to_string())?;
             client.change_password(&password).await.map_err(|error| error.message)?;
             Ok(format!("New password of admin: {password}. It is not shown again."))
+        }
+        Command::LinkBundle => {
+            let link = client.support_bundle_link().await.map_err(|error| error.message)?;
+            let url = place.url.as_deref().unwrap_or_default().trim_end_matches('/');
+            let minutes = link.valid_s / 60;
+            Ok(format!(
+                "Good for one download within {minutes} minutes, without sign-in:\n{url}{}",
+                link.path
+            ))
         }
         // What PID 1 makes of a signal: see the supervisor's `Ending`.
         Command::Reboot => signal(dir, Signal::INT).map(|()| "The node goes down, then restarts.".into()),

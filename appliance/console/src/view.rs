@@ -1,6 +1,6 @@
 //! How the menu looks: 80x25, ASCII, black and white.
 
-use crate::model::{Model, Screen, Snapshot};
+use crate::model::{MENU_ROWS, Model, Screen, Snapshot};
 use control::api::{Status, VolumeStatus};
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -31,10 +31,13 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) {
         put(frame, row, Line::raw(ascii(text)));
     }
     put(frame, MENU_ROW - 1, Line::raw(rule("Menu")));
-    for (index, (row, (_, key, words))) in (MENU_ROW..).zip(model.items()).enumerate() {
-        put(frame, row, choice(&format!(" {}  {words} ", key.to_ascii_uppercase()), index == model.chosen));
+    let places = (0..2).flat_map(|column| (0..MENU_ROWS).map(move |row| (column, row)));
+    for (index, ((column, row), (_, key, words))) in places.zip(model.items()).enumerate() {
+        let text = format!(" {}  {words} ", key.to_ascii_uppercase());
+        let (left, row) = (column * COLUMNS / 2, MENU_ROW.saturating_add(u16::try_from(row).unwrap_or(0)));
+        put_at(frame, left, row, choice(&text, index == model.chosen));
     }
-    put(frame, ROWS - 1, Line::raw("-- Up/Down Enter: choose   Esc: back   Ctrl-L: draw anew"));
+    put(frame, ROWS - 1, Line::raw("-- Arrows Enter: choose   Esc: back   Ctrl-L: draw anew"));
     front(model, frame);
 }
 
@@ -101,9 +104,13 @@ fn front(model: &Model, frame: &mut Frame<'_>) {
     let lines = match &model.screen {
         Screen::Menu => return,
         Screen::Busy => vec![Line::raw(" Please wait ...")],
-        Screen::Message(Ok(text)) => vec![Line::raw(format!(" {}", ascii(text))), Line::raw(" Enter: go on")],
-        Screen::Message(Err(text)) => {
-            vec![Line::raw(format!(" Not done: {}", ascii(text))), Line::raw(" Enter: go on")]
+        Screen::Message(outcome) => {
+            let text = match outcome {
+                Ok(text) => text.clone(),
+                Err(reason) => format!("Not done: {reason}"),
+            };
+            let lines = text.lines().map(|line| Line::raw(format!(" {}", ascii(line))));
+            lines.chain([Line::raw(" Enter: go on")]).collect()
         }
         Screen::Confirm(question, _) => {
             vec![Line::raw(format!(" {}", ascii(question))), Line::raw(" Y: yes   N: no")]
@@ -130,7 +137,11 @@ fn choice(text: &str, chosen: bool) -> Line<'static> {
 }
 
 fn put(frame: &mut Frame<'_>, row: u16, line: Line<'static>) {
-    let area = Rect::new(0, row, COLUMNS, 1).intersection(frame.area());
+    put_at(frame, 0, row, line);
+}
+
+fn put_at(frame: &mut Frame<'_>, left: u16, row: u16, line: Line<'static>) {
+    let area = Rect::new(left, row, COLUMNS.saturating_sub(left), 1).intersection(frame.area());
     frame.render_widget(line, area);
 }
 

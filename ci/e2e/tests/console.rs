@@ -133,6 +133,8 @@ fn keys_drive_the_node_and_a_vanished_terminal_is_opened_again() {
     terminal.press(b"\r");
     terminal.wait_for("> A");
 
+    the_bundle_is_fetched_by_its_link(&mut terminal, &url);
+
     // A screen on which nothing happens costs a serial line nothing.
     terminal.wait_for("demo: healthy, served by b");
     let before = terminal.sent;
@@ -150,6 +152,27 @@ fn keys_drive_the_node_and_a_vanished_terminal_is_opened_again() {
     symlink(path, &tty).unwrap();
     drop(terminal);
     other.wait_for("demo: healthy, served by b");
+}
+
+/// Once, without the password; it fits into the lines of the screen.
+fn the_bundle_is_fetched_by_its_link(terminal: &mut Terminal, url: &str) {
+    terminal.press(b"b");
+    terminal.wait_for("Good for one download within 15 minutes, without sign-in:");
+    terminal.wait_for("Enter: go on");
+    let contents = terminal.screen.screen().contents();
+    let link = contents.lines().map(str::trim).find(|line| line.contains("/bundle/")).unwrap();
+    assert!(link.starts_with(url), "{contents}");
+    let fetch = || {
+        let out =
+            std::process::Command::new("curl").args(["-sk", "-w", "%{http_code}", link]).output().unwrap();
+        (String::from_utf8_lossy(&out.stdout[out.stdout.len() - 3..]).into_owned(), out.stdout)
+    };
+    let (status, archive) = fetch();
+    assert_eq!(status, "200");
+    assert!(archive.windows(13).any(|bytes| bytes == b"settings.json"));
+    assert_eq!(fetch().0, "404");
+    terminal.press(b"\r");
+    terminal.wait_for("> B");
 }
 
 fn hand_over() -> Command {

@@ -64,6 +64,7 @@ fn routes() -> Vec<Route> {
         guarded GET "/api/v1/events" => status::events;
         guarded GET "/api/v1/certificate" => status::certificate;
         guarded GET "/api/v1/support-bundle" => bundle::download;
+        guarded POST "/api/v1/support-bundle/link" => bundle::make_link;
         guarded GET "/api/v1/volumes" => volumes::list;
         guarded POST "/api/v1/volumes" => volumes::create;
         guarded GET "/api/v1/volumes/{name}" => volumes::one;
