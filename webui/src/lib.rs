@@ -28,6 +28,7 @@ mod http;
 mod limiter;
 mod links;
 mod logs;
+pub mod machine;
 mod metrics;
 pub mod password;
 mod rest;

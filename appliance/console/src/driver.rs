@@ -61,9 +61,10 @@ fn place(dir: &Path, borrowed: bool) -> anyhow::Result<Place> {
     let url =
         if settings.ports.web == 443 { format!("https://{host}/") } else { format!("https://{address}/") };
     Ok(Place {
-        name: settings.name,
+        name: settings.name.clone(),
         url: settings.web.then_some(url),
-        machine: node::supervisor(dir).is_some_and(rustix::process::Pid::is_init),
+        settings,
+        machine: webui::machine::is_one(dir),
         borrowed,
     })
 }

@@ -19,6 +19,7 @@
 
 pub mod ansi;
 mod driver;
+pub mod form;
 pub mod keys;
 pub mod model;
 mod node;

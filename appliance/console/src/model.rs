@@ -3,7 +3,10 @@
 //! Invariant: in each screen, every key has a meaning or none; none of them leads to a command except through
 //! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Redraw` and `Quit`.
 
+use crate::form::{Form, Turn};
 use control::api::Status;
+use control::network::Network;
+use control::settings::Settings;
 
 /// A key, as far as the menu has a use for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum Key {
     Enter,
     /// Back.
     Escape,
+    /// Take the last character away.
+    Erase,
     /// A character.
     Char(char),
     /// Draw everything anew (Ctrl-L): a serial terminal that has just been plugged in shows nothing.
@@ -59,6 +64,8 @@ pub enum Command {
     ResetPassword,
     /// Show a link to the support bundle.
     LinkBundle,
+    /// Put the machine elsewhere on its network, and restart it.
+    SetNetwork(Network),
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -76,6 +83,8 @@ pub struct Place {
     pub name: String,
     /// Where the web console is, or `None` without one.
     pub url: Option<String>,
+    /// Its settings at that start.
+    pub settings: Settings,
     /// The menu belongs to a machine: there is something to switch off.
     pub machine: bool,
     /// The menu was started by someone who wants the terminal back.
@@ -93,6 +102,8 @@ pub enum Item {
     ResetPassword,
     /// See [`Command::LinkBundle`].
     LinkBundle,
+    /// See [`Command::SetNetwork`].
+    SetNetwork,
     /// See [`Command::Reboot`].
     Reboot,
     /// See [`Command::PowerOff`].
@@ -110,6 +121,7 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
     (Item::HandOver, 'h', "Hand a volume over", |_| true),
     (Item::ResetPassword, 'a', "Make a new admin password", |_| true),
     (Item::LinkBundle, 'b', "Link to the support bundle", |place| place.url.is_some()),
+    (Item::SetNetwork, 'n', "Configure the network", |place| place.machine),
     (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
     (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
     (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
@@ -118,6 +130,13 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
 /// Lines of the menu beside each other; a column is filled before the next.
 pub const MENU_ROWS: usize = 6;
 
+/// What a form is filled in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// See [`Command::SetNetwork`].
+    Network,
+}
+
 /// What is in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Screen {
@@ -125,6 +144,8 @@ pub enum Screen {
     Menu,
     /// Which of the volumes, by its place among [`Model::volumes`].
     Volumes(usize),
+    /// Something is to be typed.
+    Form(Purpose, Form),
     /// A question: what it is about, and what happens if it is answered with yes.
     Confirm(String, Command),
     /// A command is under way.
@@ -208,6 +229,15 @@ impl Model {
                 self.press_in_volumes(chosen, key);
                 None
             }
+            (Screen::Form(purpose, mut form), key) => {
+                let (screen, command) = match form.press(key) {
+                    Turn::Stay => (Screen::Form(purpose, form), None),
+                    Turn::Leave => (Screen::Menu, None),
+                    Turn::Done => self.take_form(purpose, form),
+                };
+                self.screen = screen;
+                command
+            }
             (Screen::Confirm(_, command), Key::Char('y' | 'Y')) => {
                 self.screen = Screen::Busy;
                 Some(command)
@@ -239,7 +269,7 @@ impl Model {
                     return self.take_line(index);
                 }
             }
-            Key::Right | Key::Escape | Key::Redraw => {}
+            Key::Right | Key::Erase | Key::Escape | Key::Redraw => {}
         }
         None
     }
@@ -262,8 +292,36 @@ impl Model {
                 ),
                 None => Screen::Menu,
             },
-            Key::Left | Key::Right | Key::Char(_) | Key::Redraw => Screen::Volumes(chosen),
+            Key::Left | Key::Right | Key::Erase | Key::Char(_) | Key::Redraw => Screen::Volumes(chosen),
         };
+    }
+
+    /// What comes after a form that was filled in.
+    fn take_form(&self, purpose: Purpose, mut form: Form) -> (Screen, Option<Command>) {
+        let next = match purpose {
+            Purpose::Network => self.network(&form),
+        };
+        match next {
+            Ok(next) => next,
+            Err(fault) => {
+                form.fault = Some(fault);
+                (Screen::Form(purpose, form), None)
+            }
+        }
+    }
+
+    fn network(&self, form: &Form) -> Result<(Screen, Option<Command>), String> {
+        let network = Network::typed(form.text(0), form.text(1))
+            .and_then(|n| self.place.settings.with_network(n).map(|_| n));
+        let network = network.map_err(|fault| fault.to_string())?;
+        let gateway = network.gateway.map_or("no gateway".into(), |gateway| format!("gateway {gateway}"));
+        let question = format!("Restart {} with address {network}, {gateway}?", self.place.name);
+        Ok((Screen::Confirm(question, Command::SetNetwork(network)), None))
+    }
+
+    /// Whether the node is known to be in a cluster.
+    fn in_cluster(&self) -> bool {
+        matches!(&self.known, Some(Ok(known)) if known.status.cluster.is_some())
     }
 
     fn take(&mut self, item: Item) -> Option<Command> {
@@ -278,6 +336,21 @@ impl Model {
             Item::ResetPassword => {
                 let question = "Make a new admin password for this node? The current one ends.";
                 (Screen::Confirm(question.into(), Command::ResetPassword), None)
+            }
+            Item::SetNetwork if self.in_cluster() => {
+                let reason = format!(
+                    "{} is in a cluster, whose nodes know each other by address.\n\
+                     A factory reset makes it a new node, which can be paired at another one.",
+                    self.place.name
+                );
+                (Screen::Message(Err(reason)), None)
+            }
+            Item::SetNetwork => {
+                let network = self.place.settings.network();
+                let gateway = network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+                let fields =
+                    [("Address/prefix length", &*network.to_string()), ("Gateway, or nothing", &gateway)];
+                (Screen::Form(Purpose::Network, Form::new("This node's own address:", &fields)), None)
             }
             Item::Reboot => (Screen::Confirm(format!("Reboot {}?", self.place.name), Command::Reboot), None),
             Item::PowerOff => {

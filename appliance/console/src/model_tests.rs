@@ -4,7 +4,7 @@ use super::*;
 use crate::view;
 use base::{ByteCount, Epoch};
 use control::api::{ClusterStatus, MemberStatus, VolumeState, VolumeStatus};
-use control::settings::Role;
+use control::settings::{Role, Settings};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -63,9 +63,14 @@ fn known(volumes: &[&str]) -> Event {
 }
 
 fn model(machine: bool) -> Model {
-    let place =
-        Place { name: "a".into(), url: Some("https://192.0.2.11/".into()), machine, borrowed: !machine };
-    Model::new(place)
+    let json = br#"{"version":1,"name":"a","role":"witness","address":"192.0.2.11","gateway":"192.0.2.1"}"#;
+    Model::new(Place {
+        name: "a".into(),
+        url: Some("https://192.0.2.11/".into()),
+        settings: Settings::parse(json).unwrap(),
+        machine,
+        borrowed: !machine,
+    })
 }
 
 fn press(model: &mut Model, keys: &[Key]) -> Vec<Command> {
@@ -102,12 +107,12 @@ fn the_screen_of_a_degraded_pair() {
 
 
 -- Menu {}
-> P  Offer pairing
+> P  Offer pairing                        O  Power off this node
   H  Hand a volume over
   A  Make a new admin password
   B  Link to the support bundle
+  N  Configure the network
   R  Reboot this node
-  O  Power off this node
 -- Arrows Enter: choose   Esc: back   Ctrl-L: draw anew",
         "-".repeat(68),
         "AB:".repeat(16),
@@ -170,6 +175,39 @@ fn a_hand_over_is_chosen_confirmed_and_answered() {
     assert_eq!(press(&mut model, &[Key::Char('p')]), [], "under way");
     model.handle(Event::Ended(Err("no peer is in sync".into())));
     assert!(screen(&model).join("\n").contains("Not done: no peer is in sync"));
+}
+
+fn type_in(model: &mut Model, text: &str) {
+    let keys: Vec<Key> = text.chars().map(Key::Char).collect();
+    assert_eq!(press(model, &keys), []);
+}
+
+#[test]
+fn the_network_is_typed_checked_and_confirmed() {
+    let mut model = model(true);
+    assert_eq!(press(&mut model, &[Key::Char('n')]), []);
+    let shown = screen(&model).join("\n");
+    assert!(shown.contains("> Address/prefix length  192.0.2.11/24_"), "{shown}");
+    assert!(shown.contains("  Gateway, or nothing    192.0.2.1"), "{shown}");
+    press(&mut model, &[Key::Erase; 5]);
+    type_in(&mut model, "2/24");
+    press(&mut model, &[Key::Enter]);
+    type_in(&mut model, "777");
+    assert_eq!(press(&mut model, &[Key::Enter]), [], "out of range");
+    assert!(screen(&model).join("\n").contains("Not so: setting gateway:"));
+    press(&mut model, &[Key::Erase; 3]);
+    assert!(!screen(&model).join("\n").contains("Not so"), "about something else");
+    assert_eq!(press(&mut model, &[Key::Enter]), []);
+    assert!(screen(&model).join("\n").contains("Restart a with address 192.0.2.2/24, gateway 192.0.2.1?"));
+    let wanted = Network::typed("192.0.2.2/24", "192.0.2.1").unwrap();
+    assert_eq!(press(&mut model, &[Key::Char('y')]), [Command::SetNetwork(wanted)]);
+    model.handle(Event::Ended(Ok("done".into())));
+
+    press(&mut model, &[Key::Enter, Key::Char('n'), Key::Char('q'), Key::Escape]);
+    assert_eq!(model.screen, Screen::Menu);
+    model.handle(known(&[]));
+    press(&mut model, &[Key::Char('n')]);
+    assert!(screen(&model).join("\n").contains("Not done: a is in a cluster"), "known by its address");
 }
 
 #[test]

@@ -3,16 +3,19 @@
 use crate::model::{Command, Event, Place, Snapshot};
 use anyhow::Context;
 use control::paths;
-use rustix::process::{Pid, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 use webui::client::{Client, ClientError};
+use webui::machine;
 
 /// Between two questions for the state: over a serial line, more often would be noise.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The state is a quick answer, or none.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is said when the machine has been told to.
+const RESTARTS: &str = "The node goes down, then restarts.";
 
 /// Carries commands out and tells the state, until the menu is gone.
 pub(crate) fn serve(
@@ -84,22 +87,18 @@ async fn execute(client: &Client, dir: &Path, place: &Place, command: Command) -
                 link.path
             ))
         }
-        // What PID 1 makes of a signal: see the supervisor's `Ending`.
-        Command::Reboot => signal(dir, Signal::INT).map(|()| "The node goes down, then restarts.".into()),
-        Command::PowerOff => signal(dir, Signal::TERM).map(|()| "The node goes down.".into()),
+        // Not through the web process: a wrong address may be what keeps it from running.
+        Command::SetNetwork(network) => {
+            machine::set_network(dir, network)
+                .and_then(|()| machine::restart(dir))
+                .map_err(|error| error.message)?;
+            Ok(RESTARTS.into())
+        }
+        Command::Reboot => machine::restart(dir).map(|()| RESTARTS.into()).map_err(|error| error.message),
+        Command::PowerOff => {
+            machine::power_off(dir).map(|()| "The node goes down.".into()).map_err(|error| error.message)
+        }
         // The driver's own.
         Command::Redraw | Command::Quit => Ok(String::new()),
     }
-}
-
-/// The process that the node's supervisor is, if there is one.
-pub(crate) fn supervisor(dir: &Path) -> Option<Pid> {
-    let text = std::fs::read_to_string(dir.join(paths::SUPERVISOR_PID)).ok()?;
-    Pid::from_raw(text.trim().parse().ok()?)
-}
-
-fn signal(dir: &Path, signal: Signal) -> Result<(), String> {
-    let supervisor = supervisor(dir).filter(|pid| pid.is_init());
-    let supervisor = supervisor.ok_or_else(|| "This node is not a machine of its own.".to_owned())?;
-    rustix::process::kill_process(supervisor, signal).map_err(|error| format!("Process 1: {error}"))
 }

@@ -1,5 +1,6 @@
 //! How the menu looks: 80x25, ASCII, black and white.
 
+use crate::form::Form;
 use crate::model::{MENU_ROWS, Model, Screen, Snapshot};
 use control::api::{Status, VolumeStatus};
 use ratatui::Frame;
@@ -112,6 +113,7 @@ fn front(model: &Model, frame: &mut Frame<'_>) {
             let lines = text.lines().map(|line| Line::raw(format!(" {}", ascii(line))));
             lines.chain([Line::raw(" Enter: go on")]).collect()
         }
+        Screen::Form(_, form) => typed(form),
         Screen::Confirm(question, _) => {
             vec![Line::raw(format!(" {}", ascii(question))), Line::raw(" Y: yes   N: no")]
         }
@@ -124,9 +126,27 @@ fn front(model: &Model, frame: &mut Frame<'_>) {
             std::iter::once(Line::raw(" Which volume?")).chain(lines).collect()
         }
     };
-    let area = Rect::new(0, MENU_ROW, COLUMNS, ROWS - 1 - MENU_ROW).intersection(frame.area());
+    // As high as it has to be, over the menu at least, and over the state above it if need be.
+    let height = u16::try_from(lines.len()).unwrap_or(ROWS).clamp(ROWS - 1 - MENU_ROW, ROWS - 2);
+    let area = Rect::new(0, ROWS - 1 - height, COLUMNS, height).intersection(frame.area());
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(lines).wrap(ratatui::widgets::Wrap { trim: false }), area);
+}
+
+fn typed(form: &Form) -> Vec<Line<'static>> {
+    let (fields, at) = form.fields();
+    let mut lines: Vec<Line<'_>> =
+        form.title.lines().map(|line| Line::raw(format!(" {}", ascii(line)))).collect();
+    lines.extend(fields.iter().enumerate().map(|(index, field)| {
+        let (mark, end) = if index == at { ('>', "_") } else { (' ', "") };
+        Line::raw(format!("{mark} {:<22} {}{end}", field.label, ascii(&field.text)))
+    }));
+    lines.push(Line::raw(match &form.fault {
+        Some(fault) => format!(" Not so: {}", ascii(fault)),
+        None => String::new(),
+    }));
+    lines.push(Line::raw(" Enter: next, at last go on   Esc: give up"));
+    lines
 }
 
 fn choice(text: &str, chosen: bool) -> Line<'static> {

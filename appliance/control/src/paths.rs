@@ -4,6 +4,8 @@
 pub const SETTINGS: &str = "settings.json";
 /// Node id, private key and certificate.
 pub const IDENTITY_DIR: &str = "identity";
+/// Below [`IDENTITY_DIR`]: this identity is, or was, in a cluster, and is nothing without its Raft log (S20).
+pub const IN_CLUSTER: &str = "in-cluster";
 /// The admin password's hash below [`WEB_DIR`], PHC form.
 pub const PASSWORD: &str = "password";
 /// Raft log and vote (redb).

@@ -4,6 +4,7 @@
 mod access;
 mod cluster;
 mod extract;
+mod machine;
 mod status;
 mod targets;
 mod volumes;
@@ -85,6 +86,8 @@ fn routes() -> Vec<Route> {
         guarded PUT "/api/v1/targets/{iqn}/initiators/{pattern}/chap" => targets::set_rule_chap;
         guarded DELETE "/api/v1/targets/{iqn}/initiators/{pattern}/chap" => targets::remove_rule_chap;
         guarded GET "/api/v1/sessions" => targets::sessions;
+        guarded GET "/api/v1/network" => machine::network;
+        guarded PUT "/api/v1/network" => machine::set_network;
         guarded GET "/api/v1/nodes" => cluster::nodes;
         guarded GET "/api/v1/cluster" => cluster::cluster;
         guarded POST "/api/v1/cluster" => cluster::create;
