@@ -18,11 +18,13 @@
 #![forbid(unsafe_code)]
 
 pub mod ansi;
+pub mod checks;
 mod driver;
 pub mod form;
 pub mod keys;
 pub mod model;
 mod node;
+mod probe;
 pub mod view;
 
 pub use driver::run;

@@ -1,8 +1,10 @@
 //! What the menu shows and does: events in, commands out. Pure and total.
 //!
 //! Invariant: in each screen, every key has a meaning or none; none of them leads to a command except through
-//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Redraw` and `Quit`.
+//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Test`, `Redraw`
+//! and `Quit`.
 
+use crate::checks::{self, Check, Finding};
 use crate::form::{Form, Turn};
 use control::api::Status;
 use control::network::Network;
@@ -49,6 +51,8 @@ pub enum Event {
     Asked(Result<Box<Snapshot>, String>),
     /// What the machine has told since its start, the latest last.
     Noticed(Vec<String>),
+    /// What a test of the network has found.
+    Tested(Vec<Finding>),
     /// A command has ended: a sentence either way.
     Ended(Result<String, String>),
 }
@@ -66,6 +70,8 @@ pub enum Command {
     LinkBundle,
     /// Put the machine elsewhere on its network, and restart it.
     SetNetwork(Network),
+    /// Try what the network reaches.
+    Test(Vec<Check>),
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -104,6 +110,8 @@ pub enum Item {
     LinkBundle,
     /// See [`Command::SetNetwork`].
     SetNetwork,
+    /// See [`Command::Test`].
+    Test,
     /// See [`Command::Reboot`].
     Reboot,
     /// See [`Command::PowerOff`].
@@ -122,6 +130,7 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
     (Item::ResetPassword, 'a', "Make a new admin password", |_| true),
     (Item::LinkBundle, 'b', "Link to the support bundle", |place| place.url.is_some()),
     (Item::SetNetwork, 'n', "Configure the network", |place| place.machine),
+    (Item::Test, 't', "Test the network", |_| true),
     (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
     (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
     (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
@@ -135,6 +144,8 @@ pub const MENU_ROWS: usize = 6;
 pub enum Purpose {
     /// See [`Command::SetNetwork`].
     Network,
+    /// See [`Command::Test`].
+    Test,
 }
 
 /// What is in front.
@@ -150,6 +161,8 @@ pub enum Screen {
     Confirm(String, Command),
     /// A command is under way.
     Busy,
+    /// See [`Event::Tested`].
+    Findings(Vec<Finding>),
     /// How it ended.
     Message(Result<String, String>),
 }
@@ -202,6 +215,10 @@ impl Model {
                 self.notices = notices;
                 None
             }
+            Event::Tested(findings) => {
+                self.screen = Screen::Findings(findings);
+                None
+            }
             Event::Ended(outcome) => {
                 self.screen = Screen::Message(outcome);
                 None
@@ -243,11 +260,11 @@ impl Model {
                 Some(command)
             }
             (Screen::Confirm(..), Key::Char('n' | 'N') | Key::Escape)
-            | (Screen::Message(_), Key::Enter | Key::Escape) => {
+            | (Screen::Message(_) | Screen::Findings(_), Key::Enter | Key::Escape) => {
                 self.screen = Screen::Menu;
                 None
             }
-            (Screen::Confirm(..) | Screen::Message(_) | Screen::Busy, _) => None,
+            (Screen::Confirm(..) | Screen::Message(_) | Screen::Findings(_) | Screen::Busy, _) => None,
         }
     }
 
@@ -300,6 +317,7 @@ impl Model {
     fn take_form(&self, purpose: Purpose, mut form: Form) -> (Screen, Option<Command>) {
         let next = match purpose {
             Purpose::Network => self.network(&form),
+            Purpose::Test => self.test(&form),
         };
         match next {
             Ok(next) => next,
@@ -317,6 +335,17 @@ impl Model {
         let gateway = network.gateway.map_or("no gateway".into(), |gateway| format!("gateway {gateway}"));
         let question = format!("Restart {} with address {network}, {gateway}?", self.place.name);
         Ok((Screen::Confirm(question, Command::SetNetwork(network)), None))
+    }
+
+    fn test(&self, form: &Form) -> Result<(Screen, Option<Command>), String> {
+        let checks = match form.text(0).trim() {
+            "" => checks::all(self),
+            address => vec![checks::typed(address)?],
+        };
+        if checks.is_empty() {
+            return Err("neither a gateway nor members of a cluster are known: type an address".into());
+        }
+        Ok((Screen::Busy, Some(Command::Test(checks))))
     }
 
     /// Whether the node is known to be in a cluster.
@@ -351,6 +380,11 @@ impl Model {
                 let fields =
                     [("Address/prefix length", &*network.to_string()), ("Gateway, or nothing", &gateway)];
                 (Screen::Form(Purpose::Network, Form::new("This node's own address:", &fields)), None)
+            }
+            Item::Test => {
+                let title = "An address to try, ADDRESS (echo) or ADDRESS:PORT (connect);\n\
+                             nothing for gateway, members and portal:";
+                (Screen::Form(Purpose::Test, Form::new(title, &[("Address", "")])), None)
             }
             Item::Reboot => (Screen::Confirm(format!("Reboot {}?", self.place.name), Command::Reboot), None),
             Item::PowerOff => {

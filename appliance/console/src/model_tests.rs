@@ -35,6 +35,7 @@ fn member(name: &str, online: bool) -> MemberStatus {
         role: Role::Data,
         online,
         address: "192.0.2.11".parse().unwrap(),
+        ports: Default::default(),
         serving: online,
         free: ByteCount(0),
         capacity: ByteCount(0),
@@ -48,7 +49,7 @@ fn known(volumes: &[&str]) -> Event {
         leader: Some("a".into()),
         quorum: true,
         members: vec![member("a", true), member("b", false)],
-        portal: None,
+        portal: Some("192.0.2.50:3260".parse().unwrap()),
     };
     let status = Status {
         node: "a".into(),
@@ -107,12 +108,12 @@ fn the_screen_of_a_degraded_pair() {
 
 
 -- Menu {}
-> P  Offer pairing                        O  Power off this node
-  H  Hand a volume over
+> P  Offer pairing                        R  Reboot this node
+  H  Hand a volume over                   O  Power off this node
   A  Make a new admin password
   B  Link to the support bundle
   N  Configure the network
-  R  Reboot this node
+  T  Test the network
 -- Arrows Enter: choose   Esc: back   Ctrl-L: draw anew",
         "-".repeat(68),
         "AB:".repeat(16),
@@ -208,6 +209,36 @@ fn the_network_is_typed_checked_and_confirmed() {
     model.handle(known(&[]));
     press(&mut model, &[Key::Char('n')]);
     assert!(screen(&model).join("\n").contains("Not done: a is in a cluster"), "known by its address");
+}
+
+#[test]
+fn the_network_test_tries_everything_or_what_was_typed() {
+    let mut model = model(false);
+    model.place.settings.gateway = None;
+    assert_eq!(press(&mut model, &[Key::Char('t'), Key::Enter]), [], "nothing is known");
+    assert!(screen(&model).join("\n").contains("Not so: neither a gateway nor members"));
+    model.place.settings.gateway = Some("192.0.2.1".parse().unwrap());
+    model.handle(known(&[]));
+    let [Command::Test(checks)] = &press(&mut model, &[Key::Enter])[..] else { panic!("{:?}", model.screen) };
+    let tried: Vec<String> = checks.iter().map(|check| format!("{} {}", check.what, check.way)).collect();
+    assert_eq!(
+        tried,
+        [
+            "gateway 192.0.2.1",
+            "b, cluster 192.0.2.11:7780",
+            "b, replication 192.0.2.11:7788",
+            "portal 192.0.2.50:3260"
+        ]
+    );
+    let findings = (0..8)
+        .map(|number| Finding { check: checks[number % 4].clone(), outcome: Err("no answer in 3 s".into()) });
+    model.handle(Event::Tested(findings.collect()));
+    let shown = screen(&model);
+    assert_eq!(shown.iter().filter(|row| row.contains("FAILED: no answer in 3 s")).count(), 8, "{shown:?}");
+    press(&mut model, &[Key::Enter, Key::Char('t')]);
+    type_in(&mut model, "192.0.2.9:80");
+    let typed = checks::typed("192.0.2.9:80").unwrap();
+    assert_eq!(press(&mut model, &[Key::Enter]), [Command::Test(vec![typed])]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Asks the node, on a thread of its own.
 
 use crate::model::{Command, Event, Place, Snapshot};
+use crate::probe;
 use anyhow::Context;
 use control::paths;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ pub(crate) fn serve(
             match commands.recv_timeout(INTERVAL) {
                 Ok(command) => {
                     let ended = runtime.block_on(execute(&client, &dir, &place, command));
-                    if events.send(Event::Ended(ended)).is_err() {
+                    if events.send(ended).is_err() {
                         return;
                     }
                 }
@@ -63,7 +64,14 @@ async fn ask(client: &Client) -> Result<Box<Snapshot>, String> {
     Ok(Box::new(Snapshot { status, fingerprint }))
 }
 
-async fn execute(client: &Client, dir: &Path, place: &Place, command: Command) -> Result<String, String> {
+async fn execute(client: &Client, dir: &Path, place: &Place, command: Command) -> Event {
+    match command {
+        Command::Test(checks) => Event::Tested(probe::run(checks).await),
+        other => Event::Ended(change(client, dir, place, other).await),
+    }
+}
+
+async fn change(client: &Client, dir: &Path, place: &Place, command: Command) -> Result<String, String> {
     match command {
         Command::OfferPairing => {
             let offer = client.offer_pairing().await.map_err(|error| error.message)?;
@@ -98,7 +106,7 @@ async fn execute(client: &Client, dir: &Path, place: &Place, command: Command) -
         Command::PowerOff => {
             machine::power_off(dir).map(|()| "The node goes down.".into()).map_err(|error| error.message)
         }
-        // The driver's own.
-        Command::Redraw | Command::Quit => Ok(String::new()),
+        // Not a change, or the driver's own.
+        Command::Test(_) | Command::Redraw | Command::Quit => Ok(String::new()),
     }
 }

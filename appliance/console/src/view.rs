@@ -105,6 +105,10 @@ fn front(model: &Model, frame: &mut Frame<'_>) {
     let lines = match &model.screen {
         Screen::Menu => return,
         Screen::Busy => vec![Line::raw(" Please wait ...")],
+        Screen::Findings(findings) => {
+            let lines = findings.iter().map(|finding| Line::raw(format!(" {}", ascii(&finding.to_string()))));
+            lines.chain([Line::raw(" Enter: go on")]).collect()
+        }
         Screen::Message(outcome) => {
             let text = match outcome {
                 Ok(text) => text.clone(),

@@ -135,8 +135,33 @@ fn keys_drive_the_node_and_a_vanished_terminal_is_opened_again() {
 
     the_bundle_is_fetched_by_its_link(&mut terminal, &url);
 
+    // The members' services do not run here; the web console does.
+    terminal.press(b"t");
+    terminal.wait_for("An address to try");
+    terminal.press(b"\r");
+    terminal.wait_for("Enter: go on");
+    let contents = terminal.screen.screen().contents();
+    for (what, address) in [("b, replication", "127.0.0.12:7788"), ("witness, cluster", "127.0.0.13:7780")] {
+        let row = contents.lines().find(|row| row.contains(what)).expect(&contents);
+        assert!(row.contains(address) && row.trim_end().ends_with("FAILED: refused"), "{contents}");
+    }
+    terminal.press(b"\rt");
+    terminal.wait_for("An address to try");
+    terminal.press(url.trim_start_matches("https://").as_bytes());
+    terminal.press(b"\r");
+    terminal.wait_for("Enter: go on");
+    let contents = terminal.screen.screen().contents();
+    assert!(
+        contents.lines().any(|row| row.contains("as typed") && row.trim_end().ends_with(" ms")),
+        "{contents}"
+    );
+    terminal.press(b"\r");
+    terminal.wait_for("> T");
+
     // A screen on which nothing happens costs a serial line nothing.
     terminal.wait_for("demo: healthy, served by b");
+    // What was just drawn may still be arriving.
+    (0..5).for_each(|_| terminal.listen());
     let before = terminal.sent;
     (0..40).for_each(|_| terminal.listen());
     assert!(terminal.sent - before < 200, "{} bytes for nothing", terminal.sent - before);
