@@ -11,17 +11,26 @@ use std::io::{self, Write};
 pub struct Ansi<W: Write> {
     out: W,
     buffer: Vec<u8>,
+    /// Whether the terminal shows its cursor, as far as it was told: each drawing asks anew.
+    cursor: Option<bool>,
 }
 
 impl<W: Write> Ansi<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out, buffer: Vec::new() }
+        Self { out, buffer: Vec::new(), cursor: None }
     }
 
     fn go_to(&mut self, position: Position) {
         let (row, column) = (u32::from(position.y) + 1, u32::from(position.x) + 1);
         self.put(format!("\x1b[{row};{column}H").as_bytes());
+    }
+
+    fn show(&mut self, cursor: bool) {
+        if self.cursor != Some(cursor) {
+            self.cursor = Some(cursor);
+            self.put(if cursor { b"\x1b[?25h" } else { b"\x1b[?25l" });
+        }
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -62,12 +71,12 @@ impl<W: Write> Backend for Ansi<W> {
     }
 
     fn hide_cursor(&mut self) -> io::Result<()> {
-        self.put(b"\x1b[?25l");
+        self.show(false);
         Ok(())
     }
 
     fn show_cursor(&mut self) -> io::Result<()> {
-        self.put(b"\x1b[?25h");
+        self.show(true);
         Ok(())
     }
 
@@ -81,6 +90,8 @@ impl<W: Write> Backend for Ansi<W> {
     }
 
     fn clear(&mut self) -> io::Result<()> {
+        // It may be another terminal.
+        self.cursor = None;
         self.put(b"\x1b[0m\x1b[2J");
         Ok(())
     }
@@ -106,6 +117,9 @@ impl<W: Write> Backend for Ansi<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         let written = self.out.write_all(&self.buffer);
         self.buffer.clear();
         written?;
