@@ -19,12 +19,14 @@
 
 pub mod ansi;
 pub mod checks;
+pub mod clock;
 mod driver;
 pub mod form;
 pub mod keys;
 pub mod model;
 mod node;
 mod probe;
+pub mod stake;
 pub mod view;
 
 pub use driver::run;

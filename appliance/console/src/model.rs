@@ -1,14 +1,17 @@
 //! What the menu shows and does: events in, commands out. Pure and total.
 //!
 //! Invariant: in each screen, every key has a meaning or none; none of them leads to a command except through
-//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Test`, `Redraw`
-//! and `Quit`.
+//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Test`, `ReadClock`,
+//! `Redraw` and `Quit`.
 
 use crate::checks::{self, Check, Finding};
+use crate::clock;
 use crate::form::{Form, Turn};
+use crate::stake::{self, Serving};
 use control::api::Status;
 use control::network::Network;
 use control::settings::Settings;
+use std::time::SystemTime;
 
 /// A key, as far as the menu has a use for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub enum Event {
     Noticed(Vec<String>),
     /// What a test of the network has found.
     Tested(Vec<Finding>),
+    /// What the clock shows.
+    Clock(SystemTime),
     /// A command has ended: a sentence either way.
     Ended(Result<String, String>),
 }
@@ -72,6 +77,10 @@ pub enum Command {
     SetNetwork(Network),
     /// Try what the network reaches.
     Test(Vec<Check>),
+    /// Show the clock, before it is set.
+    ReadClock,
+    /// Set the machine's clock.
+    SetClock(SystemTime),
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -112,6 +121,8 @@ pub enum Item {
     SetNetwork,
     /// See [`Command::Test`].
     Test,
+    /// See [`Command::SetClock`].
+    SetClock,
     /// See [`Command::Reboot`].
     Reboot,
     /// See [`Command::PowerOff`].
@@ -131,6 +142,7 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
     (Item::LinkBundle, 'b', "Link to the support bundle", |place| place.url.is_some()),
     (Item::SetNetwork, 'n', "Configure the network", |place| place.machine),
     (Item::Test, 't', "Test the network", |_| true),
+    (Item::SetClock, 'c', "Set the clock", |place| place.machine),
     (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
     (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
     (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
@@ -146,6 +158,8 @@ pub enum Purpose {
     Network,
     /// See [`Command::Test`].
     Test,
+    /// See [`Command::SetClock`].
+    Clock,
 }
 
 /// What is in front.
@@ -213,6 +227,12 @@ impl Model {
             }
             Event::Noticed(notices) => {
                 self.notices = notices;
+                None
+            }
+            Event::Clock(now) => {
+                let title = format!("The clock shows {} UTC. It is to be, in UTC:", clock::show(now));
+                let form = Form::new(title, &[("YYYY-MM-DD HH:MM[:SS]", "")]);
+                self.screen = Screen::Form(Purpose::Clock, form);
                 None
             }
             Event::Tested(findings) => {
@@ -318,6 +338,7 @@ impl Model {
         let next = match purpose {
             Purpose::Network => self.network(&form),
             Purpose::Test => self.test(&form),
+            Purpose::Clock => set_clock(&form),
         };
         match next {
             Ok(next) => next,
@@ -346,6 +367,11 @@ impl Model {
             return Err("neither a gateway nor members of a cluster are known: type an address".into());
         }
         Ok((Screen::Busy, Some(Command::Test(checks))))
+    }
+
+    /// What the node last said; `None` if it was silent.
+    fn snapshot(&self) -> Option<&Snapshot> {
+        self.known.as_ref().and_then(|known| known.as_deref().ok())
     }
 
     /// Whether the node is known to be in a cluster.
@@ -386,6 +412,10 @@ impl Model {
                              nothing for gateway, members and portal:";
                 (Screen::Form(Purpose::Test, Form::new(title, &[("Address", "")])), None)
             }
+            Item::SetClock => match stake::serving(&self.place.name, self.snapshot()) {
+                Serving::Volume(volume) => (Screen::Message(Err(stake::clock_of_primary(&volume))), None),
+                Serving::Nothing | Serving::Unknown => (Screen::Busy, Some(Command::ReadClock)),
+            },
             Item::Reboot => (Screen::Confirm(format!("Reboot {}?", self.place.name), Command::Reboot), None),
             Item::PowerOff => {
                 (Screen::Confirm(format!("Power off {}?", self.place.name), Command::PowerOff), None)
@@ -394,6 +424,13 @@ impl Model {
         self.screen = screen;
         command
     }
+}
+
+fn set_clock(form: &Form) -> Result<(Screen, Option<Command>), String> {
+    let time = clock::typed(form.text(0))?;
+    let question =
+        format!("Set the clock to {} UTC? A lease that this node holds ends with it.", clock::show(time));
+    Ok((Screen::Confirm(question, Command::SetClock(time)), None))
 }
 
 #[cfg(test)]

@@ -108,9 +108,9 @@ fn the_screen_of_a_degraded_pair() {
 
 
 -- Menu {}
-> P  Offer pairing                        R  Reboot this node
-  H  Hand a volume over                   O  Power off this node
-  A  Make a new admin password
+> P  Offer pairing                        C  Set the clock
+  H  Hand a volume over                   R  Reboot this node
+  A  Make a new admin password            O  Power off this node
   B  Link to the support bundle
   N  Configure the network
   T  Test the network
@@ -239,6 +239,26 @@ fn the_network_test_tries_everything_or_what_was_typed() {
     type_in(&mut model, "192.0.2.9:80");
     let typed = checks::typed("192.0.2.9:80").unwrap();
     assert_eq!(press(&mut model, &[Key::Enter]), [Command::Test(vec![typed])]);
+}
+
+#[test]
+fn the_clock_is_not_set_under_a_node_that_serves() {
+    let mut model = model(true);
+    model.handle(known(&["store"]));
+    assert_eq!(press(&mut model, &[Key::Char('c')]), []);
+    assert!(screen(&model).join("\n").contains("Not done: This node serves store"));
+    model.handle(known(&[]));
+    assert_eq!(press(&mut model, &[Key::Enter, Key::Char('c')]), [Command::ReadClock]);
+    model.handle(Event::Clock(SystemTime::UNIX_EPOCH));
+    assert!(screen(&model).join("\n").contains("The clock shows 1970-01-01 00:00:00 UTC."));
+    type_in(&mut model, "2026-11-28 01:2");
+    assert_eq!(press(&mut model, &[Key::Enter]), []);
+    assert!(screen(&model).join("\n").contains("Not so: \"2026-11-28 01:2\" is no time"));
+    type_in(&mut model, "3");
+    assert_eq!(press(&mut model, &[Key::Enter]), []);
+    assert!(screen(&model).join("\n").contains("Set the clock to 2026-11-28 01:23:00 UTC?"));
+    let wanted = clock::typed("2026-11-28 01:23").unwrap();
+    assert_eq!(press(&mut model, &[Key::Char('y')]), [Command::SetClock(wanted)]);
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use crate::model::{Command, Event, Place, Snapshot};
 use crate::probe;
+use crate::stake::{self, Serving};
 use anyhow::Context;
 use control::paths;
+use rustix::time::{ClockId, Timespec, clock_settime};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use webui::client::{Client, ClientError};
 use webui::machine;
 
@@ -15,6 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The state is a quick answer, or none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The appliance's programs of a shell.
+const BUSYBOX: &str = "/bin/busybox";
 /// What is said when the machine has been told to.
 const RESTARTS: &str = "The node goes down, then restarts.";
 
@@ -66,6 +71,7 @@ async fn ask(client: &Client) -> Result<Box<Snapshot>, String> {
 
 async fn execute(client: &Client, dir: &Path, place: &Place, command: Command) -> Event {
     match command {
+        Command::ReadClock => Event::Clock(SystemTime::now()),
         Command::Test(checks) => Event::Tested(probe::run(checks).await),
         other => Event::Ended(change(client, dir, place, other).await),
     }
@@ -106,7 +112,31 @@ async fn change(client: &Client, dir: &Path, place: &Place, command: Command) ->
         Command::PowerOff => {
             machine::power_off(dir).map(|()| "The node goes down.".into()).map_err(|error| error.message)
         }
+        Command::SetClock(time) => {
+            // The status on the screen may be two seconds old.
+            let known = ask(client).await;
+            match stake::serving(&place.name, known.as_deref().ok()) {
+                Serving::Volume(volume) => Err(stake::clock_of_primary(&volume)),
+                Serving::Nothing | Serving::Unknown => set_clock(time),
+            }
+        }
         // Not a change, or the driver's own.
-        Command::Test(_) | Command::Redraw | Command::Quit => Ok(String::new()),
+        Command::ReadClock | Command::Test(_) | Command::Redraw | Command::Quit => Ok(String::new()),
     }
+}
+
+/// Sets the clock, and the one that the machine starts with.
+fn set_clock(time: SystemTime) -> Result<String, String> {
+    let since = time.duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+    let seconds = since.as_secs().try_into().map_err(|_| "It is too far away.".to_owned())?;
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    tracing::warn!(seconds, "the clock is set");
+    clock_settime(ClockId::Realtime, time).map_err(|error| error.to_string())?;
+    let kept = process::Command::new(BUSYBOX).args(["hwclock", "--systohc", "--utc"]).output();
+    let reason = match kept {
+        Ok(output) if output.status.success() => return Ok("The clock is set.".into()),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => format!("{BUSYBOX}: {error}"),
+    };
+    Ok(format!("The clock is set, but the next start begins with the old time:\n{reason}"))
 }

@@ -72,6 +72,10 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => report(demo::run(&arguments), ExitCode::FAILURE),
         Command::Ctl(arguments) => webui::ctl::ctl(&arguments),
         Command::Console(arguments) => {
+            // On the caller's terminal there is no room beside the menu.
+            if arguments.tty.is_some() {
+                logging::start();
+            }
             report(console::run(&arguments.dir, arguments.tty.as_deref()), ExitCode::FAILURE)
         }
         Command::Node(arguments) => report(run_node(&arguments), ExitCode::FAILURE),
