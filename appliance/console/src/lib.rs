@@ -13,6 +13,7 @@
 //! - Nothing is done that was not confirmed on the screen; a command under way takes no second one.
 //! - What the menu knows is what the node last said; when the node is silent, the screen says that and shows nothing
 //!   as current.
+//! - A shell has the terminal to itself; only who stands before the machine is offered one.
 //! - A terminal that vanishes is opened again; settings that it had are put back when the menu ends.
 
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod keys;
 pub mod model;
 mod node;
 mod probe;
+mod shell;
 pub mod stake;
 pub mod view;
 

@@ -81,6 +81,8 @@ pub enum Command {
     ReadClock,
     /// Set the machine's clock.
     SetClock(SystemTime),
+    /// Give the terminal to a shell.
+    Shell,
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -123,6 +125,8 @@ pub enum Item {
     Test,
     /// See [`Command::SetClock`].
     SetClock,
+    /// See [`Command::Shell`].
+    Shell,
     /// See [`Command::Reboot`].
     Reboot,
     /// See [`Command::PowerOff`].
@@ -143,6 +147,7 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
     (Item::SetNetwork, 'n', "Configure the network", |place| place.machine),
     (Item::Test, 't', "Test the network", |_| true),
     (Item::SetClock, 'c', "Set the clock", |place| place.machine),
+    (Item::Shell, 's', "Rescue shell", |place| place.machine),
     (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
     (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
     (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
@@ -416,6 +421,10 @@ impl Model {
                 Serving::Volume(volume) => (Screen::Message(Err(stake::clock_of_primary(&volume))), None),
                 Serving::Nothing | Serving::Unknown => (Screen::Busy, Some(Command::ReadClock)),
             },
+            Item::Shell => {
+                let question = "Open a shell on this terminal? It can do anything to this node and its data.";
+                (Screen::Confirm(question.into(), Command::Shell), None)
+            }
             Item::Reboot => (Screen::Confirm(format!("Reboot {}?", self.place.name), Command::Reboot), None),
             Item::PowerOff => {
                 (Screen::Confirm(format!("Power off {}?", self.place.name), Command::PowerOff), None)

@@ -109,9 +109,9 @@ fn the_screen_of_a_degraded_pair() {
 
 -- Menu {}
 > P  Offer pairing                        C  Set the clock
-  H  Hand a volume over                   R  Reboot this node
-  A  Make a new admin password            O  Power off this node
-  B  Link to the support bundle
+  H  Hand a volume over                   S  Rescue shell
+  A  Make a new admin password            R  Reboot this node
+  B  Link to the support bundle           O  Power off this node
   N  Configure the network
   T  Test the network
 -- Arrows Enter: choose   Esc: back   Ctrl-L: draw anew",
@@ -259,6 +259,18 @@ fn the_clock_is_not_set_under_a_node_that_serves() {
     assert!(screen(&model).join("\n").contains("Set the clock to 2026-11-28 01:23:00 UTC?"));
     let wanted = clock::typed("2026-11-28 01:23").unwrap();
     assert_eq!(press(&mut model, &[Key::Char('y')]), [Command::SetClock(wanted)]);
+}
+
+#[test]
+fn a_shell_needs_a_machine_and_a_yes() {
+    let mut ours = model(false);
+    assert_eq!(press(&mut ours, &[Key::Char('s'), Key::Char('y')]), []);
+    let mut machine = model(true);
+    assert_eq!(press(&mut machine, &[Key::Char('s'), Key::Char('n')]), []);
+    assert_eq!(press(&mut machine, &[Key::Char('s'), Key::Char('y')]), [Command::Shell]);
+    machine.handle(Event::Ended(Ok("The shell has ended.".into())));
+    press(&mut machine, &[Key::Enter]);
+    assert_eq!(machine.screen, Screen::Menu);
 }
 
 #[test]

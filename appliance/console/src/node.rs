@@ -2,13 +2,14 @@
 
 use crate::model::{Command, Event, Place, Snapshot};
 use crate::probe;
+use crate::shell::BUSYBOX;
 use crate::stake::{self, Serving};
 use anyhow::Context;
 use control::paths;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use webui::client::{Client, ClientError};
 use webui::machine;
@@ -18,8 +19,6 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The state is a quick answer, or none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The appliance's programs of a shell.
-const BUSYBOX: &str = "/bin/busybox";
 /// What is said when the machine has been told to.
 const RESTARTS: &str = "The node goes down, then restarts.";
 
@@ -28,7 +27,7 @@ pub(crate) fn serve(
     dir: PathBuf,
     place: Place,
     commands: Receiver<Command>,
-    events: Sender<Event>,
+    events: SyncSender<Event>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     std::thread::Builder::new().name("node".into()).spawn(move || {
@@ -121,7 +120,9 @@ async fn change(client: &Client, dir: &Path, place: &Place, command: Command) ->
             }
         }
         // Not a change, or the driver's own.
-        Command::ReadClock | Command::Test(_) | Command::Redraw | Command::Quit => Ok(String::new()),
+        Command::ReadClock | Command::Test(_) | Command::Shell | Command::Redraw | Command::Quit => {
+            Ok(String::new())
+        }
     }
 }
 

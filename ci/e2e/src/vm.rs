@@ -14,6 +14,8 @@ use crate::tools::{self, repository, run, wait_for};
 /// Drivers of an appliance on a distribution's kernel.
 const APPLIANCE_MODULES: &str =
     "vmxnet3 vmw_pvscsi sd_mod virtio_pci virtio_blk virtio_net button evdev qemu_fw_cfg";
+/// Where the image has its shell.
+const RESCUE_SHELL: [&str; 2] = ["/bin/busybox=/bin/busybox", "/bin/sh=/bin/busybox"];
 /// Drivers of a host that uses the portal.
 const INITIATOR_MODULES: &str = "vmxnet3 sd_mod iscsi_tcp crc32c-intel";
 /// Programs that it uses.
@@ -45,11 +47,12 @@ pub fn kernel() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The appliance: the binary under test is its first process, and all there is.
+/// The appliance: the binary under test is its first process; beside it there is the rescue shell.
 pub fn appliance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
     let binary = dir.join("futago-stripped");
     run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
-    let files = [format!("/init={}", binary.display())];
+    let mut files = vec![format!("/init={}", binary.display())];
+    files.extend(RESCUE_SHELL.map(str::to_owned));
     initramfs(&dir.join("appliance.cpio"), kernel, APPLIANCE_MODULES, &files)
 }
 
@@ -58,6 +61,7 @@ pub fn system_initramfs(dir: &Path, kernel: &Path, modules: &str) -> Result<Path
     let binary = dir.join("futago-stripped");
     run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
     let mut files = vec![format!("/init={}", binary.display())];
+    files.extend(RESCUE_SHELL.map(str::to_owned));
     files.extend(["mke2fs", "e2fsck"].map(|program| format!("/sbin/{program}=/sbin/{program}")));
     initramfs(&dir.join("system.cpio"), kernel, &format!("{APPLIANCE_MODULES} {modules}"), &files)
 }
@@ -133,6 +137,28 @@ pub fn state_disk(dir: &Path, settings: &Value) -> Result<PathBuf> {
     let (from, to) = (content.to_string_lossy(), disk.to_string_lossy());
     run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "futago-state", "-d", &from, &to])?;
     Ok(disk)
+}
+
+/// An ext4 file system for an appliance's state, with nothing on it.
+pub fn empty_state_disk(dir: &Path, name: &str) -> Result<PathBuf> {
+    let disk = empty_disk(dir, name, 64)?;
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "futago-state", &disk.to_string_lossy()])?;
+    Ok(disk)
+}
+
+/// Writes what is said at deployment, for [`Hardware::deployment`], as vCenter does.
+pub fn write_deployment(path: &Path, properties: &[(&str, &str)]) -> Result<()> {
+    const NAMESPACE: &str = "http://schemas.dmtf.org/ovf/environment/1";
+    let lines: Vec<String> = properties
+        .iter()
+        .map(|(key, value)| format!("<Property oe:key=\"{key}\" oe:value=\"{value}\"/>"))
+        .collect();
+    let document = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Environment xmlns=\"{NAMESPACE}\" xmlns:oe=\"{NAMESPACE}\" \
+         oe:id=\"\"><PropertySection>{}</PropertySection></Environment>",
+        lines.join("\n")
+    );
+    std::fs::write(path, document).with_context(|| path.display().to_string())
 }
 
 /// A sparse file as a disk.

@@ -251,3 +251,99 @@ fn the_serial_port_of_an_appliance_has_the_menu_and_it_switches_the_machine_off(
     assert!(machine.console().contains("futago: bye"), "{}", machine.console());
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+/// Everything that needs a machine, on the serial port of one: network, clock, shell.
+#[test]
+fn the_serial_port_of_an_appliance_tests_sets_and_rescues_it() {
+    let test = "the_serial_port_of_an_appliance_tests_sets_and_rescues_it";
+    if let Some(obstacle) = vm::obstacle() {
+        println!("{test}: skipped, no QEMU: {obstacle}");
+        return;
+    }
+    let dir = work_dir("console-machine");
+    let kernel = vm::kernel().unwrap();
+    let document = dir.join("ovf-environment.xml");
+    let properties =
+        [("hostname", "omega"), ("role", "witness"), ("address", "10.0.2.13/24"), ("gateway", "10.0.2.2")];
+    vm::write_deployment(&document, &properties).unwrap();
+    let hardware = Hardware {
+        name: "machine".into(),
+        memory_mib: 512,
+        initramfs: vm::appliance_initramfs(&dir, &kernel).unwrap(),
+        kernel,
+        restarts: true,
+        state_disk: Some(vm::empty_state_disk(&dir, "state.img").unwrap()),
+        deployment: Some(document),
+        links: vec!["user,restrict=on".into()],
+        number: 23,
+        ..Hardware::default()
+    };
+    let mut machine = Machine::start(&dir, &hardware).unwrap();
+    let mut terminal = Terminal::on(machine.serial_line().unwrap());
+    terminal.wait_for("https://10.0.2.13/");
+    terminal.wait_for("in none yet: create one, or offer pairing");
+
+    // QEMU's own gateway answers echo requests.
+    terminal.press(b"t");
+    terminal.wait_for("An address to try");
+    terminal.press(b"\r");
+    terminal.wait_for("Enter: go on");
+    let contents = terminal.screen.screen().contents();
+    let gateway = contents.lines().find(|row| row.contains("10.0.2.2 ")).expect(&contents);
+    assert!(gateway.contains("gateway") && gateway.trim_end().ends_with(" ms"), "{contents}");
+    terminal.press(b"\r");
+
+    terminal.wait_for("> T");
+    terminal.press(b"c");
+    terminal.wait_for("The clock shows ");
+    terminal.press(b"2031-05-06 07:08\r");
+    terminal.wait_for("Set the clock to 2031-05-06 07:08:00 UTC?");
+    terminal.press(b"y");
+    terminal.wait_for("The clock is set.");
+    terminal.press(b"\r");
+    terminal.wait_for("> C");
+
+    in_the_shell(&mut terminal);
+
+    terminal.press(b"n");
+    terminal.wait_for("10.0.2.13/24_");
+    terminal.press(b"\x7f\x7f\x7f\x7f4/24\r");
+    terminal.wait_for("10.0.2.2_");
+    terminal.press(b"\r");
+    terminal.wait_for("Restart omega with address 10.0.2.14/24, gateway 10.0.2.2?");
+    terminal.press(b"y");
+    terminal.wait_for("https://10.0.2.14/");
+    terminal.wait_for("in none yet: create one, or offer pairing");
+    terminal.press(b"c");
+    terminal.wait_for("The clock shows 2031-05-06 07:");
+    terminal.press(b"\x1b");
+    terminal.wait_for("> C");
+
+    terminal.press(b"o");
+    terminal.wait_for("Power off omega?");
+    terminal.press(b"y");
+    assert!(machine.wait_off(PATIENCE * 2).unwrap().success());
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// It has the terminal, with its signals; then the menu has it again.
+fn in_the_shell(terminal: &mut Terminal) {
+    terminal.press(b"s");
+    terminal.wait_for("Open a shell on this terminal?");
+    terminal.press(b"y");
+    terminal.wait_for("Rescue shell of this Futago node.");
+    terminal.wait_for("rescue:/# ");
+    terminal.press(b"tty; date -u +%Y-%m-%d; hwclock -u | cut -c 1-24\r");
+    terminal.wait_for("/dev/ttyS0");
+    terminal.wait_for("2031-05-06");
+    terminal.wait_for("Tue May  6 07:");
+    // A program that Ctrl-C ends, and not the shell.
+    terminal.press(b"sleep 1000; echo inter$((40+2))\r\x03");
+    terminal.press(b"echo still$((40+2))\r");
+    terminal.wait_for("still42");
+    assert!(!terminal.screen.screen().contents().contains("inter42"));
+    terminal.press(b"exit\r");
+    terminal.wait_for("The shell has ended.");
+    terminal.press(b"\r");
+    terminal.wait_for("> S");
+}
