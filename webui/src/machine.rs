@@ -71,6 +71,16 @@ pub fn set_network(dir: &Path, network: Network) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Has the machine erase what it knows, at its next start.
+pub fn ask_for_reset(dir: &Path) -> Result<(), ApiError> {
+    if !is_one(dir) {
+        return Err(no_machine());
+    }
+    let path = dir.join(paths::FACTORY_RESET);
+    tracing::warn!("a factory reset was asked for");
+    crate::store::replace(&path, b"").map_err(|e| ApiError::internal(&path.display().to_string(), &e))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +101,7 @@ mod tests {
         assert_eq!(kind(wanted), ErrorKind::Refused, "no machine");
         std::fs::write(dir.join(paths::SUPERVISOR_PID), "17\n").unwrap();
         assert_eq!(kind(wanted), ErrorKind::Refused, "a supervisor that is no process 1");
+        assert_eq!(ask_for_reset(dir).unwrap_err().kind, ErrorKind::Refused);
         assert_eq!(restart(dir).unwrap_err().kind, ErrorKind::Refused);
 
         std::fs::write(dir.join(paths::SUPERVISOR_PID), "1\n").unwrap();
@@ -99,6 +110,10 @@ mod tests {
         set_network(dir, wanted).unwrap();
         assert_eq!(settings(dir).unwrap().network(), wanted);
         assert_eq!(settings(dir).unwrap().name, "a");
+
+        assert!(!dir.join(paths::FACTORY_RESET).exists());
+        ask_for_reset(dir).unwrap();
+        assert!(dir.join(paths::FACTORY_RESET).exists());
 
         std::fs::create_dir(dir.join(paths::IDENTITY_DIR)).unwrap();
         std::fs::write(dir.join(paths::IDENTITY_DIR).join(paths::IN_CLUSTER), "5\n").unwrap();

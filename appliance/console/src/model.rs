@@ -1,7 +1,7 @@
 //! What the menu shows and does: events in, commands out. Pure and total.
 //!
 //! Invariant: in each screen, every key has a meaning or none; none of them leads to a command except through
-//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Test`, `ReadClock`,
+//! [`Screen::Confirm`], or a [`Screen::Form`] that asks for a phrase, but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Test`, `ReadClock`,
 //! `Redraw` and `Quit`.
 
 use crate::checks::{self, Check, Finding};
@@ -83,6 +83,8 @@ pub enum Command {
     SetClock(SystemTime),
     /// Give the terminal to a shell.
     Shell,
+    /// Erase this node and restart the machine; whether the loss of volumes was accepted.
+    Reset(bool),
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -127,6 +129,8 @@ pub enum Item {
     SetClock,
     /// See [`Command::Shell`].
     Shell,
+    /// See [`Command::Reset`].
+    Reset,
     /// See [`Command::Reboot`].
     Reboot,
     /// See [`Command::PowerOff`].
@@ -148,6 +152,7 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
     (Item::Test, 't', "Test the network", |_| true),
     (Item::SetClock, 'c', "Set the clock", |place| place.machine),
     (Item::Shell, 's', "Rescue shell", |place| place.machine),
+    (Item::Reset, 'f', "Factory reset", |place| place.machine),
     (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
     (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
     (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
@@ -155,6 +160,11 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
 
 /// Lines of the menu beside each other; a column is filled before the next.
 pub const MENU_ROWS: usize = 6;
+
+/// What has to be typed where a reset costs more than the node.
+pub const ACCEPT: &str = "accept the loss";
+/// Volumes named there.
+const MOST_LOSSES: usize = 6;
 
 /// What a form is filled in for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +175,10 @@ pub enum Purpose {
     Test,
     /// See [`Command::SetClock`].
     Clock,
+    /// See [`Command::Reset`]: the node's name.
+    Reset,
+    /// [`ACCEPT`].
+    Loss,
 }
 
 /// What is in front.
@@ -344,6 +358,8 @@ impl Model {
             Purpose::Network => self.network(&form),
             Purpose::Test => self.test(&form),
             Purpose::Clock => set_clock(&form),
+            Purpose::Reset => self.reset(&form),
+            Purpose::Loss => accept(&form),
         };
         match next {
             Ok(next) => next,
@@ -377,6 +393,23 @@ impl Model {
     /// What the node last said; `None` if it was silent.
     fn snapshot(&self) -> Option<&Snapshot> {
         self.known.as_ref().and_then(|known| known.as_deref().ok())
+    }
+
+    fn reset(&self, form: &Form) -> Result<(Screen, Option<Command>), String> {
+        if form.text(0) != self.place.name {
+            return Err(format!("this node's name is {}", self.place.name));
+        }
+        let lost = stake::lost_by_reset(&self.place.name, self.snapshot());
+        if lost.is_empty() {
+            return Ok((Screen::Busy, Some(Command::Reset(false))));
+        }
+        let more = lost.len().saturating_sub(MOST_LOSSES);
+        let mut title: Vec<String> = lost.into_iter().take(MOST_LOSSES).collect();
+        if more > 0 {
+            title.push(format!("... and {more} more volumes."));
+        }
+        title.push(format!("Type \"{ACCEPT}\" to go on:"));
+        Ok((Screen::Form(Purpose::Loss, Form::new(title.join("\n"), &[("", "")])), None))
     }
 
     /// Whether the node is known to be in a cluster.
@@ -425,6 +458,17 @@ impl Model {
                 let question = "Open a shell on this terminal? It can do anything to this node and its data.";
                 (Screen::Confirm(question.into(), Command::Shell), None)
             }
+            Item::Reset => {
+                let mut title =
+                    "A factory reset erases this node's settings, identity, password and logs, and\n\
+                                 takes its labels off its data disks; then it restarts. No way back.\n"
+                        .to_owned();
+                if self.in_cluster() {
+                    title += "Its cluster goes on counting it as a member that is away.\n";
+                }
+                title += "Type its name to go on:";
+                (Screen::Form(Purpose::Reset, Form::new(title, &[("Name of this node", "")])), None)
+            }
             Item::Reboot => (Screen::Confirm(format!("Reboot {}?", self.place.name), Command::Reboot), None),
             Item::PowerOff => {
                 (Screen::Confirm(format!("Power off {}?", self.place.name), Command::PowerOff), None)
@@ -432,6 +476,13 @@ impl Model {
         };
         self.screen = screen;
         command
+    }
+}
+
+fn accept(form: &Form) -> Result<(Screen, Option<Command>), String> {
+    match form.text(0) {
+        ACCEPT => Ok((Screen::Busy, Some(Command::Reset(true)))),
+        _ => Err(format!("type \"{ACCEPT}\", or Esc")),
     }
 }
 

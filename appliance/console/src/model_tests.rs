@@ -110,9 +110,9 @@ fn the_screen_of_a_degraded_pair() {
 -- Menu {}
 > P  Offer pairing                        C  Set the clock
   H  Hand a volume over                   S  Rescue shell
-  A  Make a new admin password            R  Reboot this node
-  B  Link to the support bundle           O  Power off this node
-  N  Configure the network
+  A  Make a new admin password            F  Factory reset
+  B  Link to the support bundle           R  Reboot this node
+  N  Configure the network                O  Power off this node
   T  Test the network
 -- Arrows Enter: choose   Esc: back   Ctrl-L: draw anew",
         "-".repeat(68),
@@ -271,6 +271,56 @@ fn a_shell_needs_a_machine_and_a_yes() {
     machine.handle(Event::Ended(Ok("The shell has ended.".into())));
     press(&mut machine, &[Key::Enter]);
     assert_eq!(machine.screen, Screen::Menu);
+}
+
+#[test]
+fn a_reset_needs_the_name_and_a_phrase_where_it_costs_more() {
+    let reset = |model: &mut Model, name: &str| {
+        assert_eq!(press(model, &[Key::Char('f')]), []);
+        type_in(model, name);
+        press(model, &[Key::Enter])
+    };
+    let mut ours = model(false);
+    assert_eq!(press(&mut ours, &[Key::Char('f')]), []);
+    assert_eq!(ours.screen, Screen::Menu);
+
+    // A copy elsewhere, served elsewhere: the name is enough.
+    let mut spare = model(true);
+    let Event::Asked(Ok(mut snapshot)) = known(&["store"]) else { panic!() };
+    let members = &mut snapshot.status.cluster.as_mut().unwrap().members;
+    members[1].online = true;
+    snapshot.status.volumes[0].in_sync = vec!["a".into(), "b".into()];
+    snapshot.status.volumes[0].primary = Some("b".into());
+    spare.handle(Event::Asked(Ok(snapshot.clone())));
+    assert_eq!(reset(&mut spare, "A"), [], "another name");
+    let text = screen(&spare).join("\n");
+    assert!(text.contains("Not so: this node's name is a"), "{text}");
+    assert!(text.contains("Its cluster goes on counting it"), "{text}");
+    press(&mut spare, &[Key::Escape]);
+    assert_eq!(reset(&mut spare, "a"), [Command::Reset(false)]);
+
+    for (change, wanted) in [
+        ("served", "This node serves store"),
+        ("alone", "No other node that answers has store in sync"),
+        ("silent", "The node does not say what it holds"),
+    ] {
+        let mut node = model(true);
+        let mut snapshot = snapshot.clone();
+        match change {
+            "served" => snapshot.status.volumes[0].primary = Some("a".into()),
+            _ => snapshot.status.cluster.as_mut().unwrap().members[1].online = false,
+        }
+        let known = if change == "silent" { Err("no answer".into()) } else { Ok(snapshot) };
+        node.handle(Event::Asked(known));
+        assert_eq!(reset(&mut node, "a"), [], "{change}");
+        let text = screen(&node).join("\n");
+        assert!(text.contains(wanted) && text.contains("Type \"accept the loss\""), "{text}");
+        type_in(&mut node, "yes");
+        assert_eq!(press(&mut node, &[Key::Enter]), [], "{change}");
+        press(&mut node, &[Key::Erase; 3]);
+        type_in(&mut node, ACCEPT);
+        assert_eq!(press(&mut node, &[Key::Enter]), [Command::Reset(true)], "{change}");
+    }
 }
 
 #[test]

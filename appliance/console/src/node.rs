@@ -107,6 +107,16 @@ async fn change(client: &Client, dir: &Path, place: &Place, command: Command) ->
                 .map_err(|error| error.message)?;
             Ok(RESTARTS.into())
         }
+        Command::Reset(accepted) => {
+            let lost = stake::lost_by_reset(&place.name, ask(client).await.as_deref().ok());
+            if let (Some(lost), false) = (lost.first(), accepted) {
+                return Err(format!("Since you were asked, something changed:\n{lost}"));
+            }
+            machine::ask_for_reset(dir)
+                .and_then(|()| machine::restart(dir))
+                .map_err(|error| error.message)?;
+            Ok(RESTARTS.into())
+        }
         Command::Reboot => machine::restart(dir).map(|()| RESTARTS.into()).map_err(|error| error.message),
         Command::PowerOff => {
             machine::power_off(dir).map(|()| "The node goes down.".into()).map_err(|error| error.message)

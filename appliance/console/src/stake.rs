@@ -33,3 +33,28 @@ pub fn clock_of_primary(volume: &str) -> String {
          a step would end it, and hosts would wait. Hand over first (H)."
     )
 }
+
+/// What a reset of the node called `name` would cost others, a sentence each; none: nothing that is not elsewhere, too.
+#[must_use]
+pub fn lost_by_reset(name: &str, known: Option<&Snapshot>) -> Vec<String> {
+    let Some(known) = known else {
+        return vec!["The node does not say what it holds: it may be the only copy of a volume.".into()];
+    };
+    let members = known.status.cluster.iter().flat_map(|cluster| &cluster.members);
+    let others: Vec<&str> =
+        members.filter(|member| member.online && member.name != name).map(|member| &*member.name).collect();
+    let lost = known.status.volumes.iter().filter_map(|volume| {
+        let safe = volume.in_sync.iter().any(|node| others.contains(&node.as_str()));
+        let serves = volume.primary.as_deref() == Some(name);
+        match (safe, serves) {
+            (false, _) if volume.replicas.iter().any(|node| node == name) => {
+                Some(format!("No other node that answers has {} in sync: ITS DATA MAY BE LOST.", volume.name))
+            }
+            (_, true) => {
+                Some(format!("This node serves {}: its hosts wait until another does.", volume.name))
+            }
+            (_, false) => None,
+        }
+    });
+    lost.collect()
+}

@@ -29,5 +29,7 @@ pub const MACHINE_PROBLEMS: &str = "run/problems";
 /// What the people at the machine's terminals should know of its start and since, a notice a line; PID 1 writes it, the
 /// menus show the last ones.
 pub const MACHINE_NOTICES: &str = "run/notices";
+/// A factory reset is wanted: PID 1 erases this directory at its next start, this file last.
+pub const FACTORY_RESET: &str = "factory-reset";
 /// One log file per service below it, e.g. `log/storage.log`.
 pub const LOG_DIR: &str = "log";

@@ -146,21 +146,6 @@ pub fn empty_state_disk(dir: &Path, name: &str) -> Result<PathBuf> {
     Ok(disk)
 }
 
-/// Writes what is said at deployment, for [`Hardware::deployment`], as vCenter does.
-pub fn write_deployment(path: &Path, properties: &[(&str, &str)]) -> Result<()> {
-    const NAMESPACE: &str = "http://schemas.dmtf.org/ovf/environment/1";
-    let lines: Vec<String> = properties
-        .iter()
-        .map(|(key, value)| format!("<Property oe:key=\"{key}\" oe:value=\"{value}\"/>"))
-        .collect();
-    let document = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Environment xmlns=\"{NAMESPACE}\" xmlns:oe=\"{NAMESPACE}\" \
-         oe:id=\"\"><PropertySection>{}</PropertySection></Environment>",
-        lines.join("\n")
-    );
-    std::fs::write(path, document).with_context(|| path.display().to_string())
-}
-
 /// A sparse file as a disk.
 pub fn empty_disk(dir: &Path, name: &str, mib: u64) -> Result<PathBuf> {
     let disk = dir.join(name);

@@ -5,6 +5,8 @@
 #[path = "../../../webui/tests/fake/mod.rs"]
 mod fake;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use control::api::Command;
 use fake::Fake;
 use futago_e2e::tools::work_dir;
@@ -252,28 +254,30 @@ fn the_serial_port_of_an_appliance_has_the_menu_and_it_switches_the_machine_off(
     std::fs::remove_dir_all(dir).unwrap();
 }
 
-/// Everything that needs a machine, on the serial port of one: network, clock, shell.
+/// Everything that needs a machine, on the serial port of one: network, clock, shell, factory reset.
 #[test]
-fn the_serial_port_of_an_appliance_tests_sets_and_rescues_it() {
-    let test = "the_serial_port_of_an_appliance_tests_sets_and_rescues_it";
+fn the_serial_port_of_an_appliance_tests_sets_rescues_and_resets_it() {
+    let test = "the_serial_port_of_an_appliance_tests_sets_rescues_and_resets_it";
     if let Some(obstacle) = vm::obstacle() {
         println!("{test}: skipped, no QEMU: {obstacle}");
         return;
     }
     let dir = work_dir("console-machine");
     let kernel = vm::kernel().unwrap();
-    let document = dir.join("ovf-environment.xml");
-    let properties =
-        [("hostname", "omega"), ("role", "witness"), ("address", "10.0.2.13/24"), ("gateway", "10.0.2.2")];
-    vm::write_deployment(&document, &properties).unwrap();
+    // Said on the command line, where a node that has no settings any more looks, too.
+    let settings = json!({
+        "version": 1, "name": "omega", "role": "data", "address": "10.0.2.13", "gateway": "10.0.2.2",
+        "portal_interface": "eth0", "disks": [vm::FIRST_DISK], "time_scale_percent": 400,
+    });
     let hardware = Hardware {
         name: "machine".into(),
-        memory_mib: 512,
+        memory_mib: 768,
         initramfs: vm::appliance_initramfs(&dir, &kernel).unwrap(),
         kernel,
         restarts: true,
         state_disk: Some(vm::empty_state_disk(&dir, "state.img").unwrap()),
-        deployment: Some(document),
+        pvscsi_disks: vec![vm::empty_disk(&dir, "data.img", 512).unwrap()],
+        command_line: format!("futago.settings={}", STANDARD.encode(settings.to_string())),
         links: vec!["user,restrict=on".into()],
         number: 23,
         ..Hardware::default()
@@ -319,11 +323,66 @@ fn the_serial_port_of_an_appliance_tests_sets_and_rescues_it() {
     terminal.press(b"\x1b");
     terminal.wait_for("> C");
 
+    make_a_volume(&mut terminal);
+    terminal.wait_for("served by omega");
+    terminal.press(b"n");
+    terminal.wait_for("Not done: omega is in a cluster");
+    terminal.press(b"\r");
+    terminal.wait_for("> N");
+    terminal.press(b"c");
+    terminal.wait_for("Not done: This node serves demo");
+    terminal.press(b"\r");
+    terminal.wait_for("> C");
+    reset(&mut terminal);
+
+    // The settings are those of the command line again; the node and its disk are new.
+    make_a_volume(&mut terminal);
+    terminal.wait_for("served by omega");
     terminal.press(b"o");
     terminal.wait_for("Power off omega?");
     terminal.press(b"y");
     assert!(machine.wait_off(PATIENCE * 2).unwrap().success());
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Makes the node the first of a cluster, with a volume, in the shell.
+fn make_a_volume(terminal: &mut Terminal) {
+    terminal.press(b"s");
+    terminal.wait_for("Open a shell on this terminal?");
+    terminal.press(b"y");
+    terminal.wait_for("rescue:/# ");
+    terminal.press(b"until /init ctl node create-cluster --portal 10.0.2.50:3260; do sleep 1; done\r");
+    terminal.wait_for("created a cluster");
+    terminal.press(b"until /init ctl volume create demo 64MiB; do sleep 1; done; exit\r");
+    terminal.wait_for("The shell has ended.");
+    terminal.press(b"\r");
+    terminal.wait_for("> S");
+}
+
+fn fingerprint(terminal: &Terminal) -> Vec<String> {
+    let contents = terminal.screen.screen().contents();
+    let rows = contents.lines().filter(|row| row.contains("Certificate ") || row.contains("SHA-256 "));
+    rows.map(str::to_owned).collect()
+}
+
+/// By the node's name, and the phrase that a node with the only copy of a volume asks for.
+fn reset(terminal: &mut Terminal) {
+    let before = fingerprint(terminal);
+    assert_eq!(before.len(), 2, "{before:?}");
+    terminal.press(b"f");
+    terminal.wait_for("Its cluster goes on counting it as a member that is away.");
+    terminal.press(b"alpha\r");
+    terminal.wait_for("Not so: this node's name is omega");
+    terminal.press(b"\x7f\x7f\x7f\x7f\x7fomega\r");
+    terminal.wait_for("No other node that answers has demo in sync: ITS DATA MAY BE LOST.");
+    terminal.wait_for("Type \"accept the loss\" to go on:");
+    terminal.press(b"accept the loss\r");
+    terminal.wait_for("* This node was reset: settings, identity,");
+    terminal.wait_for("https://10.0.2.13/");
+    terminal.wait_for("in none yet: create one, or offer pairing");
+    let after = fingerprint(terminal);
+    assert_eq!(after.len(), 2, "{after:?}");
+    assert_ne!(before, after);
 }
 
 /// It has the terminal, with its signals; then the menu has it again.
@@ -337,8 +396,10 @@ fn in_the_shell(terminal: &mut Terminal) {
     terminal.wait_for("/dev/ttyS0");
     terminal.wait_for("2031-05-06");
     terminal.wait_for("Tue May  6 07:");
-    // A program that Ctrl-C ends, and not the shell.
-    terminal.press(b"sleep 1000; echo inter$((40+2))\r\x03");
+    // A program that Ctrl-C ends, and not the shell; its own sleep takes no notice.
+    terminal.press(b"echo run$((40+2)); busybox sleep 1000; echo inter$((40+2))\r");
+    terminal.wait_for("run42");
+    terminal.press(b"\x03");
     terminal.press(b"echo still$((40+2))\r");
     terminal.wait_for("still42");
     assert!(!terminal.screen.screen().contents().contains("inter42"));

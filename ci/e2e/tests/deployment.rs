@@ -1,6 +1,7 @@
 //! An appliance that was told at deployment who it is: the properties of its OVA.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::path::Path;
 use std::time::Duration;
 
 use futago_e2e::machines::ctl;
@@ -15,6 +16,21 @@ const URL: &str = "https://198.51.100.11";
 /// Of the password that [`ctl`] has.
 const PASSWORD_HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$QBc3xfc1X8FKK2diXYRzCQ$C/Ctjp9Llnr7AJJlXxllE8/6af3nNRMcOEAGirBQrX0";
+
+/// As vCenter writes it.
+fn write_document(path: &Path, properties: &[(&str, &str)]) {
+    const NAMESPACE: &str = "http://schemas.dmtf.org/ovf/environment/1";
+    let lines: Vec<String> = properties
+        .iter()
+        .map(|(key, value)| format!("<Property oe:key=\"{key}\" oe:value=\"{value}\"/>"))
+        .collect();
+    let document = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Environment xmlns=\"{NAMESPACE}\" xmlns:oe=\"{NAMESPACE}\" \
+         oe:id=\"\"><PropertySection>{}</PropertySection></Environment>",
+        lines.join("\n")
+    );
+    std::fs::write(path, document).unwrap();
+}
 
 fn switch_off(machine: &mut Machine) {
     machine.press_power_button().unwrap();
@@ -50,7 +66,7 @@ fn an_appliance_is_set_up_by_the_properties_of_its_deployment() {
         ..Hardware::default()
     };
 
-    vm::write_deployment(&document, &[("hostname", "futago-1"), ("address", "198.51.100.11")]).unwrap();
+    write_document(&document, &[("hostname", "futago-1"), ("address", "198.51.100.11")]);
     let mut machine = Machine::start(&dir, &hardware).unwrap();
     let line = machine.wait_line("Futago has no settings", PATIENCE).unwrap();
     assert!(line.contains("the deployment's address") && line.contains("prefix length"), "{line}");
@@ -64,7 +80,7 @@ fn an_appliance_is_set_up_by_the_properties_of_its_deployment() {
         ("admin_password_hash", PASSWORD_HASH),
         ("ntp", "null"),
     ];
-    vm::write_deployment(&document, &properties).unwrap();
+    write_document(&document, &properties);
     let mut machine = Machine::start(&dir, &hardware).unwrap();
     let line = machine.wait_line("Futago has no settings", PATIENCE).unwrap();
     assert!(line.contains("this machine has no disk for data"), "{line}");
@@ -82,7 +98,7 @@ fn an_appliance_is_set_up_by_the_properties_of_its_deployment() {
     switch_off(&mut machine);
 
     // A later deployment's word does not undo what was set up.
-    vm::write_deployment(&document, &[("hostname", "other"), ("address", "198.51.100.99/24")]).unwrap();
+    write_document(&document, &[("hostname", "other"), ("address", "198.51.100.99/24")]);
     hardware.pvscsi_disks = vec![data];
     let mut machine = Machine::start(&dir, &hardware).unwrap();
     machine.wait_line("Futago futago-1: web console at https://198.51.100.11/", PATIENCE).unwrap();

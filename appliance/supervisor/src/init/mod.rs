@@ -11,6 +11,7 @@ mod command_line;
 mod console;
 mod deployment;
 mod disk_links;
+mod factory_reset;
 mod memory;
 mod modules;
 mod mounts;
@@ -209,10 +210,26 @@ fn mount_state(machine: &mut Machine) -> anyhow::Result<()> {
 }
 
 fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
+    if let Err(error) = reset_if_asked() {
+        machine.no_settings = format!("{error:#}");
+        return Ok(());
+    }
     match settings::find(Path::new(STATE_DIR), &machine.command_line) {
         Ok(settings) => machine.settings = Some(settings),
         Err(error) => machine.no_settings = format!("{error:#}"),
     }
+    Ok(())
+}
+
+fn reset_if_asked() -> anyhow::Result<()> {
+    let dir = Path::new(STATE_DIR);
+    let told = factory_reset::take(dir, || {
+        let settings = Some(node::load_settings(dir)?);
+        // What does not come is told by its name in the end.
+        let _missing = wait_for_disks(&mut Machine { settings, ..Machine::default() });
+        factory_reset::forget_disks(dir)
+    })?;
+    told.iter().for_each(|told| show(told));
     Ok(())
 }
 
