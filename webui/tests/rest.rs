@@ -192,6 +192,19 @@ async fn knock(url: &str, local: &Client) {
 }
 
 #[test]
+fn the_network_of_a_node_that_is_no_machine_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let _fake = Fake::start(dir.path(), fake::healthy());
+    console(dir.path());
+    let before = std::fs::read(dir.path().join(control::paths::SETTINGS)).unwrap();
+    let local = Client::local(dir.path());
+    let kind = |address, gateway| block_on(local.set_network(address, gateway)).unwrap_err().kind;
+    assert_eq!(kind("127.0.0.2", None), "invalid");
+    assert_eq!(kind("127.0.0.2/24", Some("127.0.0.9".parse().unwrap())), "refused");
+    assert_eq!(std::fs::read(dir.path().join(control::paths::SETTINGS)).unwrap(), before);
+}
+
+#[test]
 fn a_download_link_works_once_without_sign_in() {
     let dir = tempfile::tempdir().unwrap();
     let _fake = Fake::start(dir.path(), fake::healthy());
