@@ -28,7 +28,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +83,15 @@ pub struct SetUp {
     pub url: String,
     /// SHA-256 of the console's certificate, as `AB:CD:…`.
     pub fingerprint: String,
+}
+
+/// A download that works once, without sign-in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownloadLink {
+    /// Below the console's URL: `/bundle/…`.
+    pub path: String,
+    /// Seconds that it is good for.
+    pub valid_s: u64,
 }
 
 /// One console.
@@ -312,6 +321,17 @@ impl Client {
     pub async fn support_bundle(&self) -> Result<Vec<u8>, ClientError> {
         let answered = self.send(Method::GET, "/api/v1/support-bundle", None).await?;
         Ok(answered.body.to_vec())
+    }
+
+    /// A link to the support bundle for whoever has a browser, but no password at hand.
+    pub async fn support_bundle_link(&self) -> Result<DownloadLink, ClientError> {
+        read(&self.send(Method::POST, "/api/v1/support-bundle/link", None).await?)
+    }
+
+    /// Address with prefix length, and gateway, of a node that is a machine of its own and in no cluster; it restarts then.
+    pub async fn set_network(&self, address: &str, gateway: Option<IpAddr>) -> Result<(), ClientError> {
+        let body = serde_json::json!({ "address": address, "gateway": gateway });
+        self.change(Method::PUT, "/api/v1/network", &body).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

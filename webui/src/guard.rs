@@ -1,7 +1,8 @@
 //! Who may do what. Every route is behind [`admit`] but the few that open the door.
 //!
 //! Invariants
-//! - Before the admin password is set, nothing but set-up answers on the network.
+//! - Before the admin password is set, nothing but set-up answers on the network, and a download link that whoever is
+//!   on the node has made ([`crate::links`]).
 //! - A change asked for with a session cookie needs [`crate::csrf`]'s two proofs. REST proves the token by header
 //!   here, pages by form field in [`crate::views::form::Signed`].
 //! - The unix socket is guarded by its file mode: who can open it is the administrator.

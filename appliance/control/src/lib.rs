@@ -6,6 +6,7 @@
 //! - [`api`]: status and commands, between the web console or `futago ctl` and the cluster manager
 //!   (HTTP/JSON over a unix socket).
 //! - [`targets`] and [`names`]: who may log in to which target and sees which LUN, and iSCSI names and patterns.
+//! - [`network`]: the part of the settings that says where a node is on its network.
 //! - [`service`]: health of the supervised services.
 //! - [`update`]: what runs on the node and what is installed beside it.
 //! - [`setup`]: what a machine without settings is asked, and the settings that come of the answers.
@@ -21,6 +22,7 @@ extern crate alloc;
 pub mod api;
 pub mod link;
 pub mod names;
+pub mod network;
 pub mod paths;
 pub mod service;
 pub mod settings;

@@ -4,6 +4,8 @@
 pub const SETTINGS: &str = "settings.json";
 /// Node id, private key and certificate.
 pub const IDENTITY_DIR: &str = "identity";
+/// Below [`IDENTITY_DIR`]: this identity is, or was, in a cluster, and is nothing without its Raft log (S20).
+pub const IN_CLUSTER: &str = "in-cluster";
 /// The admin password's hash below [`WEB_DIR`], PHC form.
 pub const PASSWORD: &str = "password";
 /// Raft log and vote (redb).
@@ -35,5 +37,7 @@ pub const SETUP_MACHINE: &str = "run/setup-machine.json";
 /// While a machine has no settings: how to get into the set-up console ([`crate::setup::Door`]); the console writes it,
 /// PID 1 shows it.
 pub const SETUP_DOOR: &str = "run/setup-door.json";
+/// A factory reset is wanted: PID 1 erases this directory at its next start, this file last.
+pub const FACTORY_RESET: &str = "factory-reset";
 /// One log file per service below it, e.g. `log/storage.log`.
 pub const LOG_DIR: &str = "log";

@@ -16,6 +16,8 @@ const APPLIANCE_MODULES: &str =
     "vmxnet3 vmw_pvscsi sd_mod virtio_pci virtio_blk virtio_net button evdev qemu_fw_cfg";
 /// Drivers of watchdogs, the first that the kernel has is used.
 const WATCHDOGS: &[&str] = &["i6300esb", "softdog"];
+/// Where the image has its shell.
+const RESCUE_SHELL: [&str; 2] = ["/bin/busybox=/bin/busybox", "/bin/sh=/bin/busybox"];
 /// Drivers of a host that uses the portal.
 const INITIATOR_MODULES: &str = "vmxnet3 sd_mod iscsi_tcp crc32c-intel";
 /// Programs that it uses.
@@ -47,11 +49,12 @@ pub fn kernel() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The appliance: the binary under test is its first process, and all there is.
+/// The appliance: the binary under test is its first process; beside it there is the rescue shell.
 pub fn appliance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
     let binary = dir.join("futago-stripped");
     run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
-    let files = [format!("/init={}", binary.display())];
+    let mut files = vec![format!("/init={}", binary.display())];
+    files.extend(RESCUE_SHELL.map(str::to_owned));
     initramfs(&dir.join("appliance.cpio"), kernel, APPLIANCE_MODULES, &files)
 }
 
@@ -65,6 +68,7 @@ pub fn system_initramfs_with(dir: &Path, kernel: &Path, modules: &str, more: &[S
     let binary = dir.join("futago-stripped");
     run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
     let mut files = vec![format!("/init={}", binary.display())];
+    files.extend(RESCUE_SHELL.map(str::to_owned));
     files.extend(["mke2fs", "e2fsck"].map(|program| format!("/sbin/{program}=/sbin/{program}")));
     files.extend_from_slice(more);
     initramfs(&dir.join("system.cpio"), kernel, &format!("{APPLIANCE_MODULES} {modules}"), &files)
@@ -174,6 +178,13 @@ fn state_disk_of(dir: &Path, name: &str, content: &Path) -> Result<PathBuf> {
     let disk = empty_disk(dir, &format!("{name}-state.img"), 64)?;
     let (from, to) = (content.to_string_lossy(), disk.to_string_lossy());
     run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "futago-state", "-d", &from, &to])?;
+    Ok(disk)
+}
+
+/// An ext4 file system for an appliance's state, with nothing on it.
+pub fn empty_state_disk(dir: &Path, name: &str) -> Result<PathBuf> {
+    let disk = empty_disk(dir, name, 64)?;
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "futago-state", &disk.to_string_lossy()])?;
     Ok(disk)
 }
 

@@ -12,7 +12,7 @@ use control::setup::Wanted;
 use control::targets::{BlockFormat, Presentation};
 use serde::Serialize;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -189,6 +189,14 @@ enum NodeCommand {
         address: SocketAddr,
         /// The code
         code: String,
+    },
+    /// Change this appliance's address, as long as it is in no cluster; it restarts
+    Network {
+        /// For example 192.0.2.11/24
+        address: String,
+        /// Where packets for other networks go [default: nowhere]
+        #[arg(long)]
+        gateway: Option<IpAddr>,
     },
 }
 
@@ -406,6 +414,10 @@ async fn node(client: &Client, command: &NodeCommand) -> Result<Report, ClientEr
             client.join(*address, code).await?;
             Ok(Report::done(format!("the node at {address} is in the cluster\n")))
         }
+        NodeCommand::Network { address, gateway } => {
+            client.set_network(address, *gateway).await?;
+            Ok(Report::done(format!("the node restarts, and is at {address} then\n")))
+        }
     }
 }
 
@@ -474,6 +486,7 @@ mod tests {
             "ctl target show iqn.2026-11.a:b",
             "ctl node create-cluster --portal 127.0.0.50:3260",
             "ctl node pair 127.0.0.12:7780 1-2",
+            "ctl node network 192.0.2.11/24 --gateway 192.0.2.1",
             "ctl --url https://h --insecure handover demo --to b",
             "ctl verify demo",
             "ctl events --after 7",

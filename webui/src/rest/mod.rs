@@ -4,6 +4,7 @@
 mod access;
 mod cluster;
 mod extract;
+mod machine;
 pub(crate) mod setup;
 mod status;
 mod targets;
@@ -66,6 +67,7 @@ fn routes() -> Vec<Route> {
         guarded GET "/api/v1/events" => status::events;
         guarded GET "/api/v1/certificate" => status::certificate;
         guarded GET "/api/v1/support-bundle" => bundle::download;
+        guarded POST "/api/v1/support-bundle/link" => bundle::make_link;
         guarded GET "/api/v1/volumes" => volumes::list;
         guarded POST "/api/v1/volumes" => volumes::create;
         guarded GET "/api/v1/volumes/{name}" => volumes::one;
@@ -86,6 +88,8 @@ fn routes() -> Vec<Route> {
         guarded PUT "/api/v1/targets/{iqn}/initiators/{pattern}/chap" => targets::set_rule_chap;
         guarded DELETE "/api/v1/targets/{iqn}/initiators/{pattern}/chap" => targets::remove_rule_chap;
         guarded GET "/api/v1/sessions" => targets::sessions;
+        guarded GET "/api/v1/network" => machine::network;
+        guarded PUT "/api/v1/network" => machine::set_network;
         guarded GET "/api/v1/nodes" => cluster::nodes;
         guarded GET "/api/v1/cluster" => cluster::cluster;
         guarded POST "/api/v1/cluster" => cluster::create;

@@ -5,6 +5,7 @@ mod access;
 mod assets;
 mod confirm;
 mod dashboard;
+mod download;
 mod error;
 mod events;
 pub(crate) mod form;
@@ -81,6 +82,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
     Router::new()
         .route("/setup", get(access::setup_page).post(access::setup))
         .route("/login", get(access::login_page).post(access::login))
+        .route("/bundle/{token}", get(download::bundle))
         .merge(inside)
         .merge(assets::router())
         .fallback(error::not_found)

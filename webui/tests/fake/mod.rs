@@ -88,6 +88,7 @@ pub fn member(name: &str, role: Role, address: &str) -> MemberStatus {
         role,
         online: true,
         address: address.parse().unwrap(),
+        ports: Default::default(),
         serving: name == "a",
         free: ByteCount(capacity.0 / 100 * 58),
         capacity,

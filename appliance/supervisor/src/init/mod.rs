@@ -12,6 +12,7 @@ mod command_line;
 mod console;
 mod deployment;
 mod disk_links;
+mod factory_reset;
 mod lease;
 mod memory;
 mod modules;
@@ -294,6 +295,10 @@ fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
         "the state disk can't be used; it is tried again".clone_into(&mut machine.no_settings);
         return Ok(());
     }
+    if let Err(error) = reset_if_asked() {
+        machine.no_settings = format!("{error:#}");
+        return Ok(());
+    }
     match settings::find(Path::new(STATE_DIR), &machine.command_line) {
         Ok(settings) => machine.settings = Some(settings),
         Err(error) => {
@@ -301,6 +306,18 @@ fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
             machine.no_settings = format!("{error:#}");
         }
     }
+    Ok(())
+}
+
+fn reset_if_asked() -> anyhow::Result<()> {
+    let dir = Path::new(STATE_DIR);
+    let told = factory_reset::take(dir, || {
+        let settings = Some(node::load_settings(dir)?);
+        // What does not come is told by its name in the end.
+        let _missing = wait_for_disks(&mut Machine { settings, ..Machine::default() });
+        factory_reset::forget_disks(dir)
+    })?;
+    told.iter().for_each(|told| show(told));
     Ok(())
 }
 
