@@ -411,11 +411,6 @@ impl Machine {
         }
     }
 
-    /// Whether the machine has switched itself off.
-    pub fn is_off(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_some())
-    }
-
     /// Cuts the power: `kill -9` of QEMU.
     pub fn cut_power(&mut self) -> Result<()> {
         self.child.kill()?;
