@@ -11,6 +11,7 @@ mod command_line;
 mod console;
 mod deployment;
 mod disk_links;
+mod guest;
 mod memory;
 mod modules;
 mod mounts;
@@ -114,6 +115,9 @@ pub fn run_init() -> ExitCode {
     take_steps(BOOT, &mut machine);
     take_steps(SETTINGS_STEPS, &mut machine);
     let mut watchdog = std::mem::take(&mut machine.watchdog);
+    if let Err(error) = guest::start() {
+        say(&format!("futago: could not start a thread: {error}"));
+    }
     let command = loop {
         match catch(|| run_services(&mut machine, &mut watchdog)) {
             Ok(Ok(Ending::Stop)) => break RebootCommand::PowerOff,
@@ -130,6 +134,7 @@ pub fn run_init() -> ExitCode {
         std::thread::sleep(RETRY);
     };
     watchdog.begin_shutdown();
+    guest::tell(guest::State::Stopping);
     mounts::unmount_all();
     console::log("futago: bye");
     console::drain();
@@ -167,6 +172,7 @@ fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Resul
         let command_line = machine.command_line.clone();
         mode.when_running = Some(Box::new(move || {
             console::log(&welcome);
+            guest::tell(guest::State::Running);
             if let Some(line) = slots::welcome(&command_line) {
                 show(&line);
             }
@@ -277,6 +283,7 @@ async fn wait_for_settings(
         }
         if shown != machine.no_settings {
             shown.clone_from(&machine.no_settings);
+            guest::tell(guest::State::NoSettings);
             show(&format!("Futago has no settings: {shown}"));
         }
         if let Ok(pressed) = tokio::time::timeout(RETRY, wait_for_button(mode)).await {
