@@ -60,16 +60,21 @@ pub(crate) fn start() -> std::io::Result<()> {
 }
 
 fn talk() {
-    let mut wait = BACK_OFF.0;
+    let (mut wait, mut told) = (BACK_OFF.0, false);
     loop {
         let began = Instant::now();
         let ended = backdoor::open()
             .and_then(|mut door| converse(&mut door, &mut signal_self, &mut std::thread::sleep));
-        if let Err(error) = ended {
-            tracing::warn!("the host's RPC: {error:#}; tried again in {} s", wait.as_secs());
+        if began.elapsed() > BACK_OFF.1 {
+            (wait, told) = (BACK_OFF.0, false);
+        }
+        if let Err(error) = ended
+            && !std::mem::replace(&mut told, true)
+        {
+            tracing::warn!("the host's RPC: {error:#}; it is tried again and again");
         }
         std::thread::sleep(wait);
-        wait = if began.elapsed() > BACK_OFF.1 * 2 { BACK_OFF.0 } else { (wait * 2).min(BACK_OFF.1) };
+        wait = (wait * 2).min(BACK_OFF.1);
     }
 }
 
