@@ -1,5 +1,5 @@
 //! The appliance from its disk image: firmware, boot loader, slots, state partition.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::Write;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futago_e2e::machines::{IQN, PORTAL, ctl};
 use futago_e2e::namespace;
 use futago_e2e::system_disk::SystemDisk;
-use futago_e2e::tools::{wait_for, work_dir};
+use futago_e2e::tools::{run, wait_for, work_dir};
 use futago_e2e::vm::{self, Firmware, Hardware, Machine};
 use serde_json::json;
 
@@ -77,6 +77,41 @@ fn an_image_starts_from_bios_and_makes_its_state_partition() {
     boot(&dir, &hardware, &["has been repaired", "Futago has no settings"]);
     disk.damage_state(0, 512 << 20).unwrap();
     boot(&dir, &hardware, &["must be set up and paired again", "Futago has no settings"]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The disk is there, e2fsck is not: the settings of the command line are not those of another node, and are not taken.
+#[test]
+fn an_appliance_waits_for_a_state_disk_that_can_not_be_used() {
+    if !can_run("an_appliance_waits_for_a_state_disk_that_can_not_be_used") {
+        return;
+    }
+    let dir = work_dir("image-state");
+    let disk = SystemDisk::make(&dir).unwrap();
+    give_settings(&disk, &dir);
+    let kernel = vm::kernel().unwrap();
+    let settings = r#"{"version":1,"name":"other","role":"witness","address":"198.51.100.13"}"#;
+    let encoded = run("sh", &["-c", &format!("printf '%s' '{settings}' | base64 -w0")]).unwrap();
+    let hardware = Hardware {
+        name: "waiting".into(),
+        initramfs: vm::appliance_initramfs(&dir, &kernel).unwrap(),
+        kernel,
+        memory_mib: 768,
+        command_line: format!("futago.log=console futago.settings={encoded}"),
+        virtio_disks: vec![format!("file={},format=raw", disk.path.display())],
+        links: vec!["user,restrict=on".into()],
+        number: 22,
+        ..Hardware::default()
+    };
+    let lines = ["could not mount the state disk: /sbin/e2fsck", "the state disk can't be used"];
+    let mut machine = Machine::start(&dir, &hardware).unwrap();
+    for line in lines {
+        println!("{}", machine.wait_line(line, PATIENCE).unwrap());
+    }
+    wait_for("another try", PATIENCE, || (machine.console().matches(lines[0]).count() >= 2).then_some(()))
+        .unwrap();
+    assert!(!machine.console().contains("web console at"), "{}", machine.console());
+    switch_off(&mut machine);
     std::fs::remove_dir_all(dir).unwrap();
 }
 

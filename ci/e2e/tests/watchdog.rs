@@ -1,6 +1,7 @@
 //! A supervisor that hangs: the machine's watchdog restarts it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -72,8 +73,16 @@ fn a_supervisor_that_hangs_is_restarted_with_its_machine_and_serves_again() {
     }
     portal_answers();
 
-    // A loop that turns keeps the machine up for longer than the time-out.
-    std::thread::sleep(Duration::from_secs(35));
+    // A loop that turns keeps the machine up for longer than the time-out; it turns also when somebody types Ctrl-S at the terminal
+    // that has its lines, and those of its services.
+    machine.serial_line().unwrap().write_all(b"\x13").unwrap();
+    let until = Instant::now() + Duration::from_secs(35);
+    while Instant::now() < until {
+        std::thread::sleep(Duration::from_secs(5));
+        let target = format!("{IQN}-{}", until.saturating_duration_since(Instant::now()).as_millis());
+        ctl(URL, &["target", "create", &target]).unwrap();
+        machine.wait_line(&target, Duration::from_secs(10)).unwrap();
+    }
     assert_eq!(machine.console().matches(READY).count(), 1, "{}", machine.console());
 
     let hung = Instant::now();

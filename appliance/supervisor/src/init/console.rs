@@ -6,6 +6,7 @@ use crate::node::write_atomically;
 use ::control::paths;
 use ::control::settings::Settings;
 use anyhow::Context;
+use rustix::termios::{InputModes, OptionalActions, tcgetattr, tcsetattr};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,17 @@ pub(crate) fn adopt() -> anyhow::Result<()> {
     rustix::stdio::dup2_stdin(&console)?;
     rustix::stdio::dup2_stdout(&console)?;
     rustix::stdio::dup2_stderr(&console)?;
+    ignore_stop(&console);
     Ok(())
+}
+
+/// Nobody who types Ctrl-S stops PID 1 at its next line.
+fn ignore_stop(console: &File) {
+    // What is no terminal can't be stopped so.
+    if let Ok(mut modes) = tcgetattr(console) {
+        modes.input_modes.remove(InputModes::IXON);
+        let _ = tcsetattr(console, OptionalActions::Now, &modes);
+    }
 }
 
 /// Where PID 1's words go.

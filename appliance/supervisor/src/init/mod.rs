@@ -13,6 +13,7 @@ mod console;
 mod deployment;
 mod disk_links;
 mod factory_reset;
+mod guest;
 mod lease;
 mod memory;
 mod modules;
@@ -124,6 +125,9 @@ pub fn run_init() -> ExitCode {
     take_steps(BOOT, &mut machine);
     take_steps(SETTINGS_STEPS, &mut machine);
     let mut watchdog = std::mem::take(&mut machine.watchdog);
+    if let Err(error) = guest::start() {
+        say(&format!("futago: could not start a thread: {error}"));
+    }
     let command = loop {
         match catch(|| run_services(&mut machine, &mut watchdog)) {
             Ok(Ok(Ending::Stop)) => break RebootCommand::PowerOff,
@@ -140,6 +144,7 @@ pub fn run_init() -> ExitCode {
         std::thread::sleep(RETRY);
     };
     watchdog.begin_shutdown();
+    guest::tell(guest::State::Stopping);
     mounts::unmount_all();
     console::log("futago: bye");
     console::drain();
@@ -185,6 +190,7 @@ fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Resul
         let of_clock = settings.clone();
         mode.when_running = Some(Box::new(move || {
             console::log(&welcome);
+            guest::tell(guest::State::Running);
             if let Some(line) = slots::welcome(&command_line) {
                 show(&line);
             }
@@ -335,6 +341,7 @@ async fn wait_for_settings(
         }
         if shown != machine.no_settings {
             shown.clone_from(&machine.no_settings);
+            guest::tell(guest::State::NoSettings);
             show_for_now(&format!("Futago has no settings: {shown}"));
         }
         let echo = mode.echo.as_ref().and_then(|file| file.try_clone().ok());
