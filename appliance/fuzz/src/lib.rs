@@ -9,6 +9,7 @@
 //! - [`device`]: CDBs and parameter lists at the SCSI device server, with its units in every state.
 //! - [`frames`]: replication frames. [`metadata`]: a replica's records on disk. [`disks`]: labels and pool tables.
 //! - [`messages`]: storage link, cluster messages, committed commands, settings. [`pairing`]: pairing, both halves.
+//! - [`network`]: the DHCP client, answers of DNS servers.
 //!
 //! Test code only: it may unwrap, and a panic is the report.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -20,6 +21,7 @@ pub mod frames;
 pub mod login;
 pub mod messages;
 pub mod metadata;
+pub mod network;
 pub mod pairing;
 pub mod pdu;
 pub mod session;
@@ -38,6 +40,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("disks", disks::target),
     ("messages", messages::target),
     ("pairing", pairing::target),
+    ("network", network::target),
 ];
 
 /// The target named `name`.

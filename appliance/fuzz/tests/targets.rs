@@ -123,4 +123,5 @@ targets! {
     disks: 100, 300;
     messages: 2000, 4000;
     pairing: 300, 700;
+    network: 2000, 4000;
 }
