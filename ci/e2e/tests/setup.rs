@@ -78,6 +78,15 @@ fn an_appliance_that_was_told_nothing_is_set_up_over_the_network() {
     machine.wait_line("To set this machine up, open https://10.0.2.15/", PATIENCE).unwrap();
     let (code, fingerprint) = wait_for("the way in", PATIENCE, || read_screen(&machine)).unwrap();
 
+    // Switched off in the midst of it: the next time the code is another one, the certificate the same.
+    switch_off(&mut machine);
+    assert!(!machine.console().contains("still mounted"), "{}", machine.console());
+    let (old_code, old_fingerprint) = (code, fingerprint);
+    let mut machine = Machine::start(&dir, &hardware).unwrap();
+    let (code, fingerprint) = wait_for("the way in", PATIENCE, || read_screen(&machine)).unwrap();
+    assert_eq!(fingerprint, old_fingerprint);
+    assert_ne!(code, old_code);
+
     let set_up = |code: &str, name: &str, address: &str| {
         let words = [
             "setup",
@@ -93,7 +102,7 @@ fn an_appliance_that_was_told_nothing_is_set_up_over_the_network() {
         ];
         ctl(LENT, &fingerprint, &words)
     };
-    let error = set_up("aaaa-aaaa", "futago-1", "10.0.2.20/24").unwrap_err();
+    let error = set_up(&old_code, "futago-1", "10.0.2.20/24").unwrap_err();
     assert!(error.contains("Wrong setup code"), "{error}");
     let error = set_up(&code, "futago 1", "10.0.2.20").unwrap_err();
     assert!(error.contains("name: ") && error.contains("address: "), "{error}");

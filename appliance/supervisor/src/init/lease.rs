@@ -101,8 +101,11 @@ impl Borrower {
         if let Some(new) = lease {
             netlink.add_address(&self.link, new.address.into(), new.prefix_len)?;
             self.held = Some(new);
-            if let Some(gateway) = new.gateway {
-                netlink.set_default_route(gateway.into())?;
+            if let Some(gateway) = new.gateway
+                && let Err(error) = netlink.set_default_route(gateway.into())
+            {
+                // Some servers name one that is elsewhere: whoever is on this network gets in all the same.
+                tracing::warn!("{error}: {}", error.errno());
             }
         }
         Ok(())

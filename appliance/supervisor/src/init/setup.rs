@@ -191,7 +191,12 @@ impl Setup {
             self.reap();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.console = None;
+    }
+}
+
+impl Drop for Setup {
+    fn drop(&mut self) {
+        // Its file would keep the state disk mounted.
         self.log.close(Duration::from_secs(2));
     }
 }
