@@ -39,7 +39,20 @@ impl Uploads {
     pub(crate) async fn take<E: Display>(
         &self,
         upstream: &Upstream,
-        body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<(), ApiError> {
+        let taken = self.take_in_turn(upstream, &mut body).await;
+        if taken.is_err() {
+            // Else the connection's end would throw the answer away.
+            read_on(&mut body).await;
+        }
+        taken
+    }
+
+    async fn take_in_turn<E: Display>(
+        &self,
+        upstream: &Upstream,
+        body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
     ) -> Result<(), ApiError> {
         let busy =
             || ApiError::new(ErrorKind::InUse, "An update is on its way in or being installed already.");
@@ -74,9 +87,20 @@ fn not_kept(error: io::Error) -> ApiError {
     ApiError::internal("the update can't be kept", &error)
 }
 
+/// What still comes of a body that is refused, up to the size of an update.
+async fn read_on<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) {
+    let mut left = MOST_BYTES;
+    while let Ok(Some(Ok(piece))) = tokio::time::timeout(PATIENCE, body.next()).await {
+        match left.checked_sub(piece.len() as u64) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
 async fn receive<E: Display>(
     path: &Path,
-    mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
 ) -> Result<(), ApiError> {
     if let Some(folder) = path.parent() {
         tokio::fs::create_dir_all(folder).await.map_err(not_kept)?;

@@ -16,6 +16,7 @@ mod id;
 mod reservations;
 mod time;
 mod units;
+mod version;
 mod volume;
 
 pub use bytes::{DecodeError, Reader, Writer, crc32c};
@@ -26,4 +27,5 @@ pub use reservations::{
 };
 pub use time::Monotonic;
 pub use units::{ByteCount, Epoch, LOGICAL_BLOCK_BYTES, Lba};
+pub use version::{Versions, next};
 pub use volume::{Change, EpochReason, Proposal, ProposalId, VolumeConfig};

@@ -40,3 +40,9 @@ pub use state::{
     ClusterIdentity, ClusterState, LastNumber, MAX_VOLUME_BYTES, STATE_VERSION, StateError, VolumeEntry,
 };
 pub use voters::Voters;
+
+/// Version of the messages between cluster managers.
+pub const MESSAGES_VERSION: u16 = 1;
+/// What this build speaks; which of them a connection has is agreed when it is made (docs/wire.md).
+pub const MESSAGES: base::Versions =
+    base::Versions { oldest: MESSAGES_VERSION, newest: base::next(MESSAGES_VERSION) };

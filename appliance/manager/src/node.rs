@@ -155,7 +155,12 @@ impl Manager {
         let link_socket = listen(&dir.join(paths::LINK_SOCKET))?;
         let api_socket = listen(&dir.join(paths::CLUSTER_SOCKET))?;
 
-        let endpoint = Endpoint::new(identity, Protocol::Cluster, (timing.dead * 2).max(LEAST_HANDSHAKE))?;
+        let endpoint = Endpoint::new(
+            identity,
+            Protocol::Cluster,
+            cluster::MESSAGES,
+            (timing.dead * 2).max(LEAST_HANDSHAKE),
+        )?;
         let peers = Arc::new(Peers::new(endpoint.clone(), timing.renew / 3));
         let events = Arc::new(Events::default());
         let raft = Raft::new(

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use base::{
     ByteCount, ClusterId, DecodeError, Epoch, InstanceId, NodeId, Reader, ReplicaId, SessionId, VolumeId,
 };
-use base::{Writer, crc32c};
+use base::{Versions, Writer, crc32c, next};
 use core::fmt;
 
 /// Bytes of a frame's header.
@@ -20,8 +20,10 @@ pub const HEADER_BYTES: usize = 64;
 pub const MAX_BODY_BYTES: u32 = 64 << 10;
 /// Longest payload.
 pub const MAX_PAYLOAD_BYTES: u32 = crate::MAX_REQUEST_BYTES;
-/// Version of the frames; a peer with another one is refused.
+/// Version of the frames.
 pub const WIRE_VERSION: u16 = 2;
+/// What this build speaks; which of them a connection has is agreed before its first frame (docs/wire.md).
+pub const VERSIONS: Versions = Versions { oldest: WIRE_VERSION, newest: next(WIRE_VERSION) };
 
 const MAGIC: u32 = u32::from_le_bytes(*b"FtgR");
 const WHAT: &str = "replication frame";
@@ -31,6 +33,8 @@ pub(crate) const MAX_RUNS: usize = 4096;
 /// A frame's header, decoded: enough to read the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// Version of the frame.
+    pub version: u16,
     /// Which volume.
     pub volume: VolumeId,
     /// Which session (S4).
@@ -362,11 +366,13 @@ impl Header {
         if r.u32()? != MAGIC {
             return r.invalid("frame magic");
         }
-        if r.u16()? != WIRE_VERSION {
+        let version = r.u16()?;
+        if !VERSIONS.contain(version) {
             return r.invalid("frame version");
         }
         let kind = r.u16()?;
         let header = Self {
+            version,
             volume: VolumeId(r.u64()?),
             session: SessionId(r.u64()?),
             epoch: Epoch(r.u64()?),
@@ -416,12 +422,18 @@ impl Header {
 }
 
 impl Frame {
-    /// Header and body as they go over the wire; the payload follows them.
+    /// Header and body as they go over the wire, in the newest version; the payload follows them.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_as(VERSIONS.newest)
+    }
+
+    /// Likewise, in the version that the connection has.
+    #[must_use]
+    pub fn encode_as(&self, version: u16) -> Vec<u8> {
         let body = self.message.encode();
         let mut w = Writer::with_capacity(HEADER_BYTES + body.len());
-        w.u32(MAGIC).u16(WIRE_VERSION).u16(self.message.kind());
+        w.u32(MAGIC).u16(version).u16(self.message.kind());
         w.u64(self.volume.0).u64(self.session.0).u64(self.epoch.0).u64(self.number);
         // Bodies are bounded by MAX_RUNS, far under 4 GiB.
         w.u32(u32::try_from(body.len()).unwrap_or(u32::MAX)).u32(self.payload_len).u32(self.payload_crc);
@@ -526,6 +538,27 @@ mod tests {
         #[test]
         fn garbage_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn a_frame_has_the_version_that_was_agreed() {
+        let frame = Frame {
+            volume: VolumeId(1),
+            session: SessionId(2),
+            epoch: Epoch(3),
+            number: 4,
+            payload_len: 0,
+            payload_crc: 0,
+            message: Message::Ping,
+        };
+        for version in VERSIONS.descending() {
+            let bytes = frame.encode_as(version);
+            let header = Header::decode(bytes.first_chunk().unwrap()).unwrap();
+            assert_eq!(header.version, version);
+        }
+        for version in [VERSIONS.oldest - 1, VERSIONS.newest + 1] {
+            assert_eq!(decode(&frame.encode_as(version)), Err(DecodeError::Value("frame version")));
         }
     }
 

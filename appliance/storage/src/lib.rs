@@ -58,7 +58,8 @@ async fn serve(dir: &Path) -> anyhow::Result<()> {
     let settings = read_settings(dir)?;
     let identity = identity(&dir.join(control::paths::IDENTITY_DIR)).await?;
     let instance = InstanceId(transport::random_id()?);
-    let endpoint = Endpoint::new(identity, Protocol::Replication, settings.timing().peer)?;
+    let endpoint =
+        Endpoint::new(identity, Protocol::Replication, replication::frame::VERSIONS, settings.timing().peer)?;
     let listener = bind(settings.replication_address()).await?;
 
     let inbox: Inbox<Input> = Inbox::new();

@@ -5,13 +5,14 @@
 //! - A peer is the node whose pin its certificate has, and nobody else: [`Endpoint::connect`] expects one node,
 //!   [`Endpoint::accept`] takes any whose pin is in the present set. No chain, name or date is looked at.
 //! - No session is resumed, as a resumed one would skip the look at the pins.
-//! - The protocol is agreed by ALPN: a stream is never read as something else than its sender meant.
+//! - The protocol and its version are agreed by ALPN: a stream is never read as something else than its sender meant. The
+//!   version is the newest that both sides speak.
 //!
 //! In TLS 1.3 the dialling side is done before the accepting side has judged its certificate: a refusal shows up there
 //! as an error of the first read.
 
 use crate::identity::{Identity, Pin};
-use base::NodeId;
+use base::{NodeId, Versions};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -33,7 +34,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 /// A TLS connection, whichever side opened it.
 pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
 
-/// What is spoken on a connection (its ALPN name).
+/// What is spoken on a connection: the first part of its ALPN name, before the version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Cluster messages.
@@ -43,12 +44,24 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn alpn(self) -> Vec<u8> {
+    fn name(self) -> &'static str {
         match self {
-            Self::Cluster => b"futago-cluster/1".to_vec(),
-            Self::Replication => b"futago-replication/1".to_vec(),
+            Self::Cluster => "futago-cluster",
+            Self::Replication => "futago-replication",
         }
     }
+
+    /// ALPN names, the one that is liked best first.
+    fn alpn(self, versions: Versions) -> Vec<Vec<u8>> {
+        versions.descending().map(|version| format!("{}/{version}", self.name()).into_bytes()).collect()
+    }
+}
+
+/// The version of its protocol that a connection of an [`Endpoint`] has: the newest that both sides speak.
+#[must_use]
+pub fn version_of(stream: &TlsStream) -> Option<u16> {
+    let name = std::str::from_utf8(stream.get_ref().1.alpn_protocol()?).ok()?;
+    name.split_once('/')?.1.parse().ok()
 }
 
 /// Why there is no connection.
@@ -207,6 +220,7 @@ impl ClientCertVerifier for PinVerifier {
 pub struct Endpoint {
     identity: Identity,
     protocol: Protocol,
+    versions: Versions,
     provider: Arc<CryptoProvider>,
     peers: PeerSet,
     acceptor: TlsAcceptor,
@@ -219,7 +233,12 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`TlsError::SetUp`].
-    pub fn new(identity: Identity, protocol: Protocol, time_out: Duration) -> Result<Self, TlsError> {
+    pub fn new(
+        identity: Identity,
+        protocol: Protocol,
+        versions: Versions,
+        time_out: Duration,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let peers = PeerSet::default();
         let verifier = PinVerifier {
@@ -231,11 +250,11 @@ impl Endpoint {
             .map_err(TlsError::SetUp)?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified_key.clone())));
-        server.alpn_protocols = vec![protocol.alpn()];
+        server.alpn_protocols = protocol.alpn(versions);
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         let acceptor = TlsAcceptor::from(Arc::new(server));
-        Ok(Self { identity, protocol, provider, peers, acceptor, time_out })
+        Ok(Self { identity, protocol, versions, provider, peers, acceptor, time_out })
     }
 
     /// Whose end this is.
@@ -311,7 +330,7 @@ impl Endpoint {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.identity.certified_key.clone())));
-        client.alpn_protocols = vec![self.protocol.alpn()];
+        client.alpn_protocols = self.protocol.alpn(self.versions);
         client.resumption = rustls::client::Resumption::disabled();
         client.enable_sni = false;
         Ok(TlsConnector::from(Arc::new(client)))
@@ -362,10 +381,16 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    const ONE: Versions = Versions { oldest: 1, newest: 1 };
+
     fn endpoint(protocol: Protocol) -> (tempfile::TempDir, Endpoint) {
+        speaking(protocol, ONE)
+    }
+
+    fn speaking(protocol: Protocol, versions: Versions) -> (tempfile::TempDir, Endpoint) {
         let dir = tempfile::tempdir().unwrap();
         let identity = Identity::load_or_create(dir.path()).unwrap();
-        (dir, Endpoint::new(identity, protocol, Duration::from_secs(5)).unwrap())
+        (dir, Endpoint::new(identity, protocol, versions, Duration::from_secs(5)).unwrap())
     }
 
     fn peers(of: &[&Endpoint]) -> BTreeMap<Pin, NodeId> {
@@ -432,11 +457,43 @@ mod tests {
         assert!(matches!(accepted, Err(TlsError::Refused { .. })));
     }
 
+    /// Which version each side finds; `None`: no connection.
+    async fn agreed(ours: Versions, theirs: Versions) -> Option<(u16, u16)> {
+        let ((_a, a), (_b, b)) =
+            (speaking(Protocol::Replication, ours), speaking(Protocol::Replication, theirs));
+        b.set_peers(peers(&[&a]));
+        let listener = TcpListener::bind("127.1.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pin = b.identity().pin;
+        let accepted =
+            tokio::spawn(async move { b.accept(listener.accept().await.unwrap().0).await.map(|(s, _)| s) });
+        let dialled = a.connect(address, pin).await;
+        let (dialled, accepted) = (dialled.ok()?, accepted.await.unwrap().ok()?);
+        Some((version_of(&dialled)?, version_of(&accepted)?))
+    }
+
+    #[tokio::test]
+    async fn releases_speak_the_newest_version_that_both_know() {
+        let versions = |oldest, newest| Versions { oldest, newest };
+        for (ours, theirs, expected) in [
+            (versions(2, 2), versions(2, 2), Some(2)),
+            (versions(2, 3), versions(2, 2), Some(2)),
+            (versions(2, 2), versions(2, 3), Some(2)),
+            (versions(1, 3), versions(2, 4), Some(3)),
+            (versions(9, 10), versions(9, 10), Some(10)),
+            (versions(1, 1), versions(2, 3), None),
+            (versions(2, 3), versions(1, 1), None),
+        ] {
+            let found = agreed(ours, theirs).await;
+            assert_eq!(found, expected.map(|version| (version, version)), "{ours:?} {theirs:?}");
+        }
+    }
+
     #[tokio::test]
     async fn silence_ends() {
         let dir = tempfile::tempdir().unwrap();
         let identity = Identity::load_or_create(dir.path()).unwrap();
-        let end = Endpoint::new(identity, Protocol::Cluster, Duration::from_millis(100)).unwrap();
+        let end = Endpoint::new(identity, Protocol::Cluster, ONE, Duration::from_millis(100)).unwrap();
         let listener = TcpListener::bind("127.1.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         assert!(matches!(end.connect(address, Pin([0; 32])).await, Err(TlsError::TimedOut { .. })));

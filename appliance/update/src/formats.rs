@@ -50,6 +50,12 @@ impl Spoken {
         Self { oldest: version, newest: version }
     }
 
+    /// What a protocol speaks.
+    #[must_use]
+    pub const fn of(versions: base::Versions) -> Self {
+        Self { oldest: versions.oldest as u32, newest: versions.newest as u32 }
+    }
+
     /// Whether it understands `version`.
     #[must_use]
     pub const fn understands(self, version: u32) -> bool {
@@ -60,9 +66,6 @@ impl Spoken {
 /// The oldest release that this one may replace, unless whoever builds an update says otherwise.
 pub const REPLACES_FROM: &str = "0.1.0";
 
-/// Version of the messages between cluster managers, as the name of their protocol in TLS has it (docs/wire.md).
-const CLUSTER_MESSAGES: u32 = 1;
-
 /// What a release understands, in the order of [`Format::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Formats(pub [Spoken; 4]);
@@ -70,8 +73,8 @@ pub struct Formats(pub [Spoken; 4]);
 impl Formats {
     /// This build's.
     pub const CURRENT: Self = Self([
-        Spoken::only(replication::frame::WIRE_VERSION as u32),
-        Spoken::only(CLUSTER_MESSAGES),
+        Spoken::of(replication::frame::VERSIONS),
+        Spoken::of(cluster::MESSAGES),
         Spoken::only(replication::META_VERSION as u32),
         Spoken::only(cluster::STATE_VERSION),
     ]);
@@ -90,11 +93,5 @@ mod tests {
     fn a_release_may_replace_itself() {
         let oldest: crate::Version = REPLACES_FROM.parse().unwrap();
         assert!(oldest <= env!("CARGO_PKG_VERSION").parse().unwrap());
-    }
-
-    #[test]
-    fn the_cluster_s_protocol_has_the_name_with_this_version() {
-        let name = alloc::format!("b\"futago-cluster/{CLUSTER_MESSAGES}\"");
-        assert!(include_str!("../../transport/src/tls.rs").contains(&name), "{name}");
     }
 }

@@ -32,7 +32,7 @@ impl SystemDisk {
             run("cp", &["--sparse=always", &text(&built), &text(&path)])?;
         } else {
             println!("system disk: the distribution's kernel and GRUB");
-            assemble(dir, &path, &release(dir, &[])?)?;
+            assemble(dir, &path, &release(dir, &tools::futago(), &[])?)?;
         }
         Ok(Self { path })
     }
@@ -151,10 +151,10 @@ pub struct Release {
     pub initramfs: PathBuf,
 }
 
-/// The distribution's kernel and the binary under test, with more files in its initramfs, `DEST=FILE` each.
-pub fn release(dir: &Path, more: &[String]) -> Result<Release> {
+/// The distribution's kernel and a binary, with more files in its initramfs, `DEST=FILE` each.
+pub fn release(dir: &Path, futago: &Path, more: &[String]) -> Result<Release> {
     let kernel = vm::kernel()?;
-    let plain = vm::system_initramfs_with(dir, &kernel, MODULES, more)?;
+    let plain = vm::system_initramfs_with(dir, &kernel, MODULES, futago, more)?;
     run("gzip", &["-1", "-n", "-f", &text(&plain)])?;
     Ok(Release { kernel: kernel.join("vmlinuz"), initramfs: plain.with_extension("cpio.gz") })
 }

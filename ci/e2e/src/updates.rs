@@ -7,6 +7,7 @@ use futago_image::update::{Request, build, make_key};
 use update::{Formats, Version};
 
 use crate::system_disk::{Release, release};
+use crate::tools::futago;
 
 /// A maker of releases.
 #[derive(Debug)]
@@ -24,8 +25,13 @@ impl Maker {
         Ok(Self { dir: dir.to_owned(), key, public_key })
     }
 
-    /// A release that takes this maker's updates.
+    /// A release of the binary under test that takes this maker's updates.
     pub fn release(&self, version: &str) -> Result<Release> {
+        self.release_of(version, &futago())
+    }
+
+    /// One of another binary.
+    pub fn release_of(&self, version: &str, futago: &Path) -> Result<Release> {
         let dir = self.dir.join(format!("release-{version}"));
         std::fs::create_dir_all(&dir)?;
         let file = dir.join("release");
@@ -34,7 +40,7 @@ impl Maker {
             format!("/etc/futago/release={}", file.display()),
             format!("/etc/futago/update.pub={}", self.public_key.display()),
         ];
-        release(&dir, &more)
+        release(&dir, futago, &more)
     }
 
     /// The update with a release.

@@ -60,13 +60,19 @@ pub fn appliance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
 
 /// The appliance as its disk image has it: with the programs that look after the state partition.
 pub fn system_initramfs(dir: &Path, kernel: &Path, modules: &str) -> Result<PathBuf> {
-    system_initramfs_with(dir, kernel, modules, &[])
+    system_initramfs_with(dir, kernel, modules, &tools::futago(), &[])
 }
 
-/// The same with more files, `DEST=FILE` each.
-pub fn system_initramfs_with(dir: &Path, kernel: &Path, modules: &str, more: &[String]) -> Result<PathBuf> {
+/// The same of another binary, and with more files, `DEST=FILE` each.
+pub fn system_initramfs_with(
+    dir: &Path,
+    kernel: &Path,
+    modules: &str,
+    futago: &Path,
+    more: &[String],
+) -> Result<PathBuf> {
     let binary = dir.join("futago-stripped");
-    run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
+    run("strip", &["-o", &binary.to_string_lossy(), &futago.to_string_lossy()])?;
     let mut files = vec![format!("/init={}", binary.display())];
     files.extend(RESCUE_SHELL.map(str::to_owned));
     files.extend(["mke2fs", "e2fsck"].map(|program| format!("/sbin/{program}=/sbin/{program}")));

@@ -49,7 +49,8 @@ fn a_stranger_is_refused_and_disturbs_nobody() {
     let nodes = trio(31);
     let home = tempfile::tempdir().unwrap();
     let identity = Identity::load_or_create(home.path()).unwrap();
-    let endpoint = Endpoint::new(identity, Protocol::Cluster, Duration::from_secs(5)).unwrap();
+    let endpoint =
+        Endpoint::new(identity, Protocol::Cluster, cluster::MESSAGES, Duration::from_secs(5)).unwrap();
     let pin = Identity::load(&nodes[0].dir.join(paths::IDENTITY_DIR)).unwrap().pin;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

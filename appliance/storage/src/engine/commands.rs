@@ -36,7 +36,7 @@ impl Engine {
                 if let Some(handle) = volume.sessions.get(&session) {
                     let last = matches!(frame.message, Message::Refuse(_));
                     handle.send(Outgoing {
-                        frame: frame.encode(),
+                        frame: frame.encode_as(handle.version),
                         payload: payload.map(|data| data.0),
                         last,
                     });

@@ -23,7 +23,7 @@ use replication::frame::Frame;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use transport::door::Door;
-use transport::{Endpoint, Pin, TlsStream};
+use transport::{Endpoint, Pin, TlsStream, version_of};
 
 use crate::inbox::Inbox;
 pub(crate) use send::Outgoing;
@@ -57,6 +57,8 @@ pub(crate) enum PeerEvent {
 /// The engine's end of one session. Dropping it closes the connection: at once, or after the last frame.
 pub(crate) struct SessionHandle {
     pub(crate) id: SessionId,
+    /// Of its frames, in both directions.
+    pub(crate) version: u16,
     outgoing: Inbox<Outgoing>,
     reading: AbortHandle,
     writing: AbortHandle,
@@ -129,10 +131,11 @@ impl Peers {
 
     async fn accept(&self, stream: tokio::net::TcpStream) -> anyhow::Result<()> {
         let (mut stream, peer) = self.endpoint.accept(stream).await?;
-        let first =
-            tokio::time::timeout(self.endpoint.time_out(), receive::frame(&mut stream, &self.buffers));
+        let version = version_of(&stream).context("no version was agreed")?;
+        let first = receive::frame(&mut stream, version, &self.buffers);
+        let first = tokio::time::timeout(self.endpoint.time_out(), first);
         let (header, frame, payload) = first.await.context("first frame")?.context("first frame")?;
-        self.open(stream, header.volume, peer, header.session, false);
+        self.open(stream, version, header.volume, peer, header.session, false);
         (self.event)(PeerEvent::Frame { session: header.session, frame, payload });
         Ok(())
     }
@@ -143,10 +146,17 @@ impl Peers {
         tokio::task::spawn_local(async move {
             let dialled = async {
                 let session = SessionId(transport::random_id()?);
-                anyhow::Ok((peers.endpoint.connect(address, pin).await?, session))
+                let stream = peers.endpoint.connect(address, pin).await?;
+                let version = version_of(&stream).context("no version was agreed")?;
+                anyhow::Ok((stream, version, session))
             };
             match dialled.await {
-                Ok((stream, session)) => peers.open(stream, volume, peer, session, true),
+                Ok((stream, version, session)) => {
+                    if version < replication::frame::VERSIONS.newest {
+                        tracing::info!(%address, version, "the peer speaks an older version");
+                    }
+                    peers.open(stream, version, volume, peer, session, true);
+                }
                 Err(error) => {
                     tracing::debug!(%address, "replication peer can't be reached: {error:#}");
                     (peers.event)(PeerEvent::DialFailed { volume, peer });
@@ -155,12 +165,21 @@ impl Peers {
         });
     }
 
-    fn open(&self, stream: TlsStream, volume: VolumeId, peer: NodeId, session: SessionId, dialled: bool) {
+    fn open(
+        &self,
+        stream: TlsStream,
+        version: u16,
+        volume: VolumeId,
+        peer: NodeId,
+        session: SessionId,
+        dialled: bool,
+    ) {
         let (reader, writer) = tokio::io::split(stream);
         let outgoing = Inbox::new();
         // Neither task runs before this function returns to the runtime, so `Opened` comes first.
         let reading = tokio::task::spawn_local(receive::run(
             reader,
+            version,
             self.buffers.clone(),
             session,
             Rc::clone(&self.event),
@@ -169,6 +188,7 @@ impl Peers {
             tokio::task::spawn_local(send::run(writer, outgoing.clone(), session, Rc::clone(&self.event)));
         let handle = SessionHandle {
             id: session,
+            version,
             outgoing,
             reading: reading.abort_handle(),
             writing: writing.abort_handle(),
