@@ -162,6 +162,38 @@ fn a_hand_over_is_clean_and_quick() {
     assert_eq!(w.status(1).resynced_total.0, 0);
 }
 
+/// In sync, but the session is down for a moment.
+fn between_sessions() -> World {
+    let mut w = World::healthy();
+    let session = *w.sessions.keys().next().unwrap();
+    w.hang_up(base::SessionId(session));
+    w
+}
+
+#[test]
+fn a_hand_over_waits_for_a_session_that_is_being_opened() {
+    let mut w = between_sessions();
+    let (to, instance) = (w.nodes[1].id, w.nodes[1].instance);
+    w.event(0, |r, now| r.handle_hand_over(now, to, instance));
+    w.event(0, |r, now| r.handle_hand_over(now, to, instance));
+    assert_eq!(w.nodes[0].hand_over_failed, ["a hand-over or stop is under way"], "one at a time");
+    w.run(500);
+    assert!(w.status(1).serving && w.nodes[0].hand_over_failed.len() == 1);
+    assert_eq!((w.config.reason, w.config.in_sync.len()), (EpochReason::HandedOver, 2));
+}
+
+#[test]
+fn a_hand_over_to_one_who_does_not_come_back_fails() {
+    let mut w = World::healthy();
+    let (to, instance) = (w.nodes[1].id, w.nodes[1].instance);
+    w.crash(1, || true);
+    w.event(0, |r, now| r.handle_hand_over(now, to, instance));
+    assert!(w.nodes[0].hand_over_failed.is_empty());
+    w.run(3000);
+    assert_eq!(w.nodes[0].hand_over_failed.len(), 1, "{:?}", w.nodes[0].hand_over_failed);
+    assert!(w.status(0).serving);
+}
+
 #[test]
 fn a_hand_over_in_doubt_is_ended_by_a_later_epoch() {
     let mut w = World::healthy();
