@@ -27,6 +27,7 @@ pub(crate) async fn download(State(app): State<Shared>) -> Result<Response, ApiE
         ("status.json", text_of(status)),
         ("events.json", text_of(events)),
         ("services.json", text_of(app.upstream.services().await)),
+        ("update.json", text_of(app.upstream.update().await)),
         ("settings.json", text_of(Ok::<&Settings, ApiError>(&app.settings))),
         ("version.txt", format!("futago {}\n", env!("CARGO_PKG_VERSION"))),
     ];
