@@ -184,7 +184,9 @@ impl Node {
         let mut child_ended = signal(SignalKind::child()).context("SIGCHLD")?;
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        mode.watchdog.begin_service();
+        if self.init {
+            mode.watchdog.begin_service();
+        }
         let mut going_down = false;
         loop {
             while let Some((name, action)) = self.services.poll(self.now()) {

@@ -37,12 +37,11 @@ pub(crate) fn adopt() -> anyhow::Result<()> {
     rustix::stdio::dup2_stdin(&console)?;
     rustix::stdio::dup2_stdout(&console)?;
     rustix::stdio::dup2_stderr(&console)?;
-    ignore_stop(&console);
     Ok(())
 }
 
-/// Nobody who types Ctrl-S stops PID 1 at its next line.
-fn ignore_stop(console: &File) {
+/// For a console that service logs go to: nobody who types Ctrl-S stops PID 1 at its next line. A menu sets its terminal itself.
+pub(crate) fn ignore_stop(console: &File) {
     // What is no terminal can't be stopped so.
     if let Ok(mut modes) = tcgetattr(console) {
         modes.input_modes.remove(InputModes::IXON);

@@ -79,7 +79,6 @@ impl Watchdog {
                         .iter()
                         .any(|none| error.raw_os_error() == Some(none.raw_os_error())) =>
             {
-                tracing::info!("no hardware watchdog");
                 return Ok(Self::default());
             }
             opened => opened.with_context(|| path.display().to_string())?,
@@ -87,15 +86,18 @@ impl Watchdog {
         let mut armed = Armed { device, timeout: RUNNING, due: None, told: false };
         armed.set(BOOT);
         armed.feed();
-        tracing::info!("hardware watchdog: armed for {} s", armed.timeout.as_secs());
         Ok(Self { armed: Some(armed) })
     }
 
     /// The services are about to run.
     pub(crate) fn begin_service(&mut self) {
-        if let Some(armed) = &mut self.armed {
-            armed.set(RUNNING);
-            armed.feed();
+        match &mut self.armed {
+            Some(armed) => {
+                armed.set(RUNNING);
+                armed.feed();
+                tracing::info!("hardware watchdog: armed for {} s", armed.timeout.as_secs());
+            }
+            None => tracing::info!("no hardware watchdog"),
         }
     }
 
