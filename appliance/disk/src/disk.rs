@@ -409,7 +409,7 @@ fn open_once(path: &Path, direct: bool, least_alignment_bytes: u32) -> Result<Di
     alignment.memory_bytes = alignment.memory_bytes.max(least);
     let size_bytes = size_of(file.as_fd())
         .map_err(|e| DiskError::system(format!("read the size of {}", path.display()), e))?;
-    let in_memory = rustix::fs::fstatfs(&file).is_ok_and(|system| system.f_type == libc::TMPFS_MAGIC);
+    let in_memory = is_in_memory(&file, kind);
     Ok(Disk(Arc::new(Inner {
         file,
         path: path.to_path_buf(),
@@ -420,6 +420,12 @@ fn open_once(path: &Path, direct: bool, least_alignment_bytes: u32) -> Result<Di
         size_bytes: AtomicU64::new(size_bytes),
         flush_failed: AtomicBool::new(false),
     })))
+}
+
+/// Whether reads never wait for a device. Of a block device the kernel tells the file system of its *node*, which is in
+/// memory too.
+fn is_in_memory(file: &File, kind: DiskKind) -> bool {
+    kind == DiskKind::File && rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == libc::TMPFS_MAGIC)
 }
 
 /// `None` if the kernel says that direct I/O is not possible.
@@ -448,4 +454,19 @@ fn alignment_of(file: &File, kind: DiskKind, direct: bool) -> Option<Alignment> 
 fn sync_directory_of(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_not_in_memory_because_its_node_is() {
+        let node = File::open("/dev/null").unwrap();
+        assert!(!is_in_memory(&node, DiskKind::BlockDevice));
+        // Where `/dev` is in memory, as the kernel makes it, a file there would be.
+        let shm = rustix::fs::statfs("/dev").unwrap().f_type == libc::TMPFS_MAGIC;
+        assert_eq!(is_in_memory(&node, DiskKind::File), shm);
+    }
 }
