@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the Raft group has committed about one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VolumeConfig {
     /// Which volume.
     pub volume: VolumeId,
@@ -51,6 +52,7 @@ pub enum EpochReason {
 /// A change of one volume's configuration, applied only where `expected` is still the volume's epoch
 /// (compare-and-swap), so at most one proposal leaves any epoch (S21).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Proposal {
     /// Who proposed, and which of its proposals this is.
     pub id: ProposalId,
@@ -75,7 +77,7 @@ pub struct ProposalId {
 
 /// What a proposal asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
     /// The proposer, a member of `in_sync`, becomes primary with its present instance; `in_sync` becomes it alone (S3).
     Promote,

@@ -263,3 +263,14 @@ fn validation_finds_each_breach() {
         assert!(state.validate().unwrap_err().to_string().contains(word), "{word}");
     }
 }
+
+/// What a later release adds would be taken in silence, and members of two releases would come to hold different states.
+#[test]
+fn a_proposal_with_a_field_that_is_not_known_is_refused() {
+    let known = proposal(A, 11, 1, 2, Change::HandOver { to: B, instance: InstanceId(22), leaves: true });
+    let text = serde_json::to_string(&known).unwrap();
+    assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), known);
+    let later = text.replace("\"leaves\":true", "\"leaves\":true,\"later\":1");
+    assert!(later.len() > text.len());
+    assert!(serde_json::from_str::<Command>(&later).unwrap_err().to_string().contains("later"));
+}
