@@ -56,10 +56,11 @@ impl<B: Buffer> Replica<B> {
         self.advance(now);
         self.check_lease();
         let deadline = self.now + self.options.timing.peer;
-        if self.wanted.is_some() {
-            self.emit(Command::HandOverFailed(UNDER_WAY.to_string()));
-        } else {
-            self.wanted = Some(Wanted { to, instance, deadline });
+        match &self.wanted {
+            // Asked once more.
+            Some(wanted) if (wanted.to, wanted.instance) == (to, instance) => {}
+            Some(_) => self.emit(Command::HandOverFailed(UNDER_WAY.to_string())),
+            None => self.wanted = Some(Wanted { to, instance, deadline }),
         }
         self.pump();
     }

@@ -43,10 +43,11 @@ fn a_hand_over_waits_for_a_session_that_is_being_opened() {
     let mut w = between_sessions();
     let (to, instance) = (w.nodes[1].id, w.nodes[1].instance);
     w.event(0, |r, now| r.handle_hand_over(now, to, instance));
-    w.event(0, |r, now| r.handle_hand_over(now, to, instance));
+    w.event(0, |r, now| r.handle_hand_over(now, to, base::InstanceId(instance.0 + 1)));
     assert_eq!(w.nodes[0].hand_over_failed, ["a hand-over or stop is under way"], "one at a time");
+    w.event(0, |r, now| r.handle_hand_over(now, to, instance));
     w.run(500);
-    assert!(w.status(1).serving && w.nodes[0].hand_over_failed.len() == 1);
+    assert!(w.status(1).serving && w.nodes[0].hand_over_failed.len() == 1, "asking again does no harm");
     assert_eq!((w.config.reason, w.config.in_sync.len()), (EpochReason::HandedOver, 2));
 }
 
