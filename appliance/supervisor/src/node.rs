@@ -5,6 +5,7 @@
 use crate::cgroup::{self, Groups};
 use crate::child;
 use crate::control::{self, Logs, Request};
+use crate::init::disk_links;
 use crate::init::watchdog::Watchdog;
 use crate::install::Installer;
 use crate::logs::{ServiceLog, capture};
@@ -256,6 +257,12 @@ impl Node {
     }
 
     async fn spawn(&mut self, name: &'static str) {
+        // A disk may have come since, or be another of the kernel's names.
+        if self.init
+            && let Err(error) = disk_links::refresh()
+        {
+            tracing::warn!("names of disks: {error:#}");
+        }
         let plan = self.services.plan(name).copied();
         match child::spawn(&self.exe, plan.map_or(&[], |plan| plan.command), &self.dir) {
             Ok(process) => {

@@ -37,6 +37,10 @@ pub(crate) fn adopt() -> anyhow::Result<()> {
     rustix::stdio::dup2_stdin(&console)?;
     rustix::stdio::dup2_stdout(&console)?;
     rustix::stdio::dup2_stderr(&console)?;
+    ignore_stop(&console);
+    if let Ok(screen) = OpenOptions::new().read(true).write(true).open(SCREEN) {
+        ignore_stop(&screen);
+    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ mod clock;
 mod command_line;
 mod console;
 mod deployment;
-mod disk_links;
+pub(crate) mod disk_links;
 mod factory_reset;
 mod guest;
 mod lease;
@@ -32,7 +32,7 @@ use crate::install::{Installer, SystemDisk};
 use crate::node::{self, Ending, Mode};
 use crate::plan;
 use ::control::settings::{Mirror, Settings};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use command_line::{Boot, CommandLine};
 use console::{say, show, show_for_now};
 use netconf::Netlink;
@@ -94,6 +94,7 @@ const SETTINGS_STEPS: &[Step] = &[
 
 fn take_steps(steps: &[Step], machine: &mut Machine) {
     for step in steps {
+        machine.watchdog.feed();
         let taken = catch(|| (step.run)(machine)).unwrap_or_else(|panic| Err(anyhow::anyhow!(panic)));
         if let Err(error) = taken {
             say(&format!("futago: could not {}: {error:#}", step.name));
@@ -293,7 +294,8 @@ fn mount_state(machine: &mut Machine) -> anyhow::Result<()> {
         return Ok(());
     }
     let patience = if machine.command_line.state_in_memory { None } else { Some(DEVICE_PATIENCE) };
-    state::mount_state(Path::new(STATE_DIR), patience)?;
+    // Who was started from a system disk has a state partition on it, be it seen by now or not.
+    state::mount_state(Path::new(STATE_DIR), patience, machine.command_line.slot.is_some())?;
     machine.has_state = true;
     Ok(())
 }
@@ -379,16 +381,20 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
     });
     let name = name.with_context(|| format!("no network interface {}", wanted.unwrap_or("at all")))?;
     netlink.add_address(&name, settings.address, settings.portal_prefix_len)?;
+    netlink.link_up(&name)?;
+    // From here on one fault does not keep the rest from working.
+    let mut faults = Vec::new();
+    faults.extend(settings.gateway.and_then(|gateway| netlink.set_default_route(gateway).err()));
     if let Some(Mirror { interface, address, prefix_len }) = &settings.mirror {
         wait_for(|| netlink.interface(interface).ok());
-        netlink.add_address(interface, *address, *prefix_len)?;
+        faults.extend(netlink.add_address(interface, *address, *prefix_len).err());
     }
     for interface in netlink.interfaces()?.iter().filter(|interface| interface.hardware_address.is_some()) {
-        netlink.link_up(&interface.name)?;
+        faults.extend(netlink.link_up(&interface.name).err());
     }
-    if let Some(gateway) = settings.gateway {
-        netlink.set_default_route(gateway)?;
-    }
+    let faults: Vec<String> =
+        faults.into_iter().map(|fault| format!("{:#}", anyhow::Error::from(fault))).collect();
+    ensure!(faults.is_empty(), "{}", faults.join("; "));
     Ok(())
 }
 

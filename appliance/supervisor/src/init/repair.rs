@@ -14,9 +14,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// How much of a partition has to be zeroes for it to be a new one: the super block, the group descriptors and the first
-/// inodes are in it.
-const EMPTY_BYTES: usize = 1 << 20;
+/// How much is read at a time.
+const PIECE_BYTES: usize = 1 << 20;
+/// Where super blocks are (kernel documentation, filesystems/ext4): in the first group, and copies at the start of some
+/// others; a group has eight times as many blocks as a block has bytes.
+const SUPER_BLOCK: u64 = 1024;
+const COPIES_IN_GROUPS: [u64; 5] = [1, 3, 5, 7, 9];
+const BLOCK_SIZES: [u64; 3] = [1024, 2048, 4096];
+const MAGIC_AT: u64 = 0x38;
+const MAGIC: [u8; 2] = [0x53, 0xef];
 /// Exit status of e2fsck (its manual page, EXIT CODE): errors were corrected; anything from here on means that they
 /// were not.
 const UNCORRECTED: i32 = 4;
@@ -66,22 +72,44 @@ pub(crate) fn prepare(device: &Path) -> anyhow::Result<Condition> {
     if check(device, "-y")? < UNCORRECTED {
         return Ok(Condition::Repaired);
     }
+    // A disk that takes no writes can't be repaired, and would take those of a new file system no better.
+    if holds_super_block(device)? {
+        bail!("e2fsck could not bring {} in order, and a file system is left on it", device.display());
+    }
     make(device)?;
     Ok(Condition::Recreated)
+}
+
+fn holds_super_block(device: &Path) -> anyhow::Result<bool> {
+    let file = File::open(device).with_context(|| device.display().to_string())?;
+    // Blocks of 1 KiB are counted from the second one.
+    let copy = |size: u64, group: u64| group * 8 * size * size + if size == 1024 { size } else { 0 };
+    let copies = BLOCK_SIZES.iter().flat_map(|size| COPIES_IN_GROUPS.map(|group| copy(*size, group)));
+    Ok(std::iter::once(SUPER_BLOCK).chain(copies).any(|at| {
+        let mut magic = [0; MAGIC.len()];
+        file.read_exact_at(&mut magic, at + MAGIC_AT).is_ok() && magic == MAGIC
+    }))
 }
 
 /// Every block of it can be read.
 fn read_through(device: &Path) -> std::io::Result<()> {
     let mut file = File::open(device)?;
-    let mut piece = vec![0; EMPTY_BYTES];
+    let mut piece = vec![0; PIECE_BYTES];
     while file.read(&mut piece)? > 0 {}
     Ok(())
 }
 
+/// Nothing but zeroes: of a file system that has lost its beginning there are copies behind it.
 fn is_empty(device: &Path) -> std::io::Result<bool> {
-    let mut start = vec![0; EMPTY_BYTES];
-    File::open(device)?.read_exact_at(&mut start, 0)?;
-    Ok(start.iter().all(|byte| *byte == 0))
+    let mut file = File::open(device)?;
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let count = file.read(&mut piece)?;
+        let read = piece.get(..count).unwrap_or_default();
+        if read.is_empty() || read.iter().any(|byte| *byte != 0) {
+            return Ok(read.is_empty());
+        }
+    }
 }
 
 fn check(device: &Path, how: &str) -> anyhow::Result<i32> {
@@ -146,11 +174,18 @@ mod tests {
         assert_eq!(prepare(&disk).unwrap(), Condition::Clean);
 
         overwrite(&disk, 0, 4096);
+        assert!(holds_super_block(&disk).unwrap(), "a copy");
         assert_eq!(prepare(&disk).unwrap(), Condition::Repaired, "from another super block");
         assert_eq!(content(&disk, "identity"), "me");
         assert_eq!(prepare(&disk).unwrap(), Condition::Clean);
 
+        // A hole where the beginning was is no new disk.
+        File::options().write(true).open(&disk).unwrap().write_all_at(&[0; 32 << 10], 0).unwrap();
+        assert_eq!(prepare(&disk).unwrap(), Condition::Repaired);
+        assert_eq!(content(&disk, "identity"), "me");
+
         overwrite(&disk, 0, 512 << 20);
+        assert!(!holds_super_block(&disk).unwrap());
         assert_eq!(prepare(&disk).unwrap(), Condition::Recreated);
         assert_eq!(content(&disk, "identity"), "");
         assert_eq!(prepare(&disk).unwrap(), Condition::Clean);

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Where the firmware's partition is mounted while it is written to.
@@ -37,12 +38,25 @@ pub(crate) fn confirm(command_line: &CommandLine) -> anyhow::Result<()> {
     let Some(slot) = command_line.slot.as_deref().filter(|_| command_line.boot != Boot::Manual) else {
         return Ok(());
     };
-    change(&[("slot", slot), ("tries", "")])
+    with_environment(|path| {
+        // What an update has set since is for the next start.
+        if CHANGED.load(Ordering::SeqCst) {
+            Ok(())
+        } else {
+            change_in(path, &[("slot", slot), ("tries", "")])
+        }
+    })
 }
 
-/// Sets variables of the boot loader.
+/// An update has set variables since this start.
+static CHANGED: AtomicBool = AtomicBool::new(false);
+
+/// Sets variables of the boot loader, for an update.
 pub(crate) fn change(variables: &[(&str, &str)]) -> anyhow::Result<()> {
-    with_environment(|path| change_in(path, variables))
+    with_environment(|path| {
+        CHANGED.store(true, Ordering::SeqCst);
+        change_in(path, variables)
+    })
 }
 
 /// The boot loader's variables.

@@ -3,7 +3,7 @@
 
 use super::{mounts, repair, state_watch, system_disk};
 use ::control::paths;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -19,12 +19,13 @@ const MAGIC: [u8; 2] = [0x53, 0xef];
 const LABEL_AT: usize = 0x78;
 const LABEL_BYTES: usize = 16;
 
-/// Mounts the state disk at `dir`, waiting up to `patience` for it; says what people must know of how it was found. Without one (or with `None`) the state is kept in memory: the machine works, and forgets everything when it
-/// is switched off.
+/// Mounts the state disk at `dir`, waiting up to `patience` for it; says what people must know of how it was found. Without one (or with
+/// `None`), unless there `must_be` one, the state is kept in memory: the machine works, and forgets everything when it is switched off.
 ///
 /// # Errors
-/// There is a state disk, and it can't be used now; nothing is mounted. A node that went on without it would be another one, under the same name.
-pub(crate) fn mount_state(dir: &Path, patience: Option<Duration>) -> anyhow::Result<()> {
+/// There is a state disk, or must be, and it can't be used now; nothing is mounted. A node that went on without it would be another one, under
+/// the same name.
+pub(crate) fn mount_state(dir: &Path, patience: Option<Duration>, must_be: bool) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
     if let Some(found) = patience.and_then(wait_for_disk) {
         let device = match found {
@@ -49,6 +50,7 @@ pub(crate) fn mount_state(dir: &Path, patience: Option<Duration>) -> anyhow::Res
         }
         return Ok(());
     }
+    ensure!(patience.is_none() || !must_be, "the system disk's state partition is not there");
     mount_memory(dir)?;
     if patience.is_some() {
         super::show("There is no state disk: settings and identity will be lost at power-off.");
