@@ -83,8 +83,8 @@ pub enum Command {
     SetClock(SystemTime),
     /// Give the terminal to a shell.
     Shell,
-    /// Erase this node and restart the machine; whether the loss of volumes was accepted.
-    Reset(bool),
+    /// Erase this node and restart the machine; the losses that were accepted, a sentence each.
+    Reset(Vec<String>),
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -163,11 +163,11 @@ pub const MENU_ROWS: usize = 6;
 
 /// What has to be typed where a reset costs more than the node.
 pub const ACCEPT: &str = "accept the loss";
-/// Volumes named there.
-const MOST_LOSSES: usize = 6;
+/// Volumes that are named at a time.
+pub(crate) const MOST_LOSSES: usize = 6;
 
 /// What a form is filled in for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// See [`Command::SetNetwork`].
     Network,
@@ -177,8 +177,8 @@ pub enum Purpose {
     Clock,
     /// See [`Command::Reset`]: the node's name.
     Reset,
-    /// [`ACCEPT`].
-    Loss,
+    /// [`ACCEPT`], for these sentences.
+    Loss(Vec<String>),
 }
 
 /// What is in front.
@@ -354,12 +354,12 @@ impl Model {
 
     /// What comes after a form that was filled in.
     fn take_form(&self, purpose: Purpose, mut form: Form) -> (Screen, Option<Command>) {
-        let next = match purpose {
+        let next = match &purpose {
             Purpose::Network => self.network(&form),
             Purpose::Test => self.test(&form),
             Purpose::Clock => set_clock(&form),
             Purpose::Reset => self.reset(&form),
-            Purpose::Loss => accept(&form),
+            Purpose::Loss(lost) => accept(&form, lost),
         };
         match next {
             Ok(next) => next,
@@ -401,15 +401,15 @@ impl Model {
         }
         let lost = stake::lost_by_reset(&self.place.name, self.snapshot());
         if lost.is_empty() {
-            return Ok((Screen::Busy, Some(Command::Reset(false))));
+            return Ok((Screen::Busy, Some(Command::Reset(lost))));
         }
         let more = lost.len().saturating_sub(MOST_LOSSES);
-        let mut title: Vec<String> = lost.into_iter().take(MOST_LOSSES).collect();
+        let mut title: Vec<String> = lost.iter().take(MOST_LOSSES).cloned().collect();
         if more > 0 {
             title.push(format!("... and {more} more volumes."));
         }
         title.push(format!("Type \"{ACCEPT}\" to go on:"));
-        Ok((Screen::Form(Purpose::Loss, Form::new(title.join("\n"), &[("", "")])), None))
+        Ok((Screen::Form(Purpose::Loss(lost), Form::new(title.join("\n"), &[("", "")])), None))
     }
 
     /// Whether the node is known to be in a cluster.
@@ -479,9 +479,9 @@ impl Model {
     }
 }
 
-fn accept(form: &Form) -> Result<(Screen, Option<Command>), String> {
+fn accept(form: &Form, lost: &[String]) -> Result<(Screen, Option<Command>), String> {
     match form.text(0) {
-        ACCEPT => Ok((Screen::Busy, Some(Command::Reset(true)))),
+        ACCEPT => Ok((Screen::Busy, Some(Command::Reset(lost.to_vec())))),
         _ => Err(format!("type \"{ACCEPT}\", or Esc")),
     }
 }

@@ -1,6 +1,6 @@
 //! Asks the node, on a thread of its own.
 
-use crate::model::{Command, Event, Place, Snapshot};
+use crate::model::{Command, Event, MOST_LOSSES, Place, Snapshot};
 use crate::probe;
 use crate::shell::BUSYBOX;
 use crate::stake::{self, Serving};
@@ -109,8 +109,8 @@ async fn change(client: &Client, dir: &Path, place: &Place, command: Command) ->
         }
         Command::Reset(accepted) => {
             let lost = stake::lost_by_reset(&place.name, ask(client).await.as_deref().ok());
-            if let (Some(lost), false) = (lost.first(), accepted) {
-                return Err(format!("Since you were asked, something changed:\n{lost}"));
+            if let Some(refusal) = not_accepted(lost, &accepted) {
+                return Err(refusal);
             }
             machine::ask_for_reset(dir)
                 .and_then(|()| machine::restart(dir))
@@ -136,6 +136,13 @@ async fn change(client: &Client, dir: &Path, place: &Place, command: Command) ->
     }
 }
 
+/// Why there is no reset where one of the losses that it costs now is not among the `accepted` ones.
+fn not_accepted(lost: Vec<String>, accepted: &[String]) -> Option<String> {
+    let new = lost.into_iter().filter(|sentence| !accepted.contains(sentence));
+    let new: Vec<String> = new.take(MOST_LOSSES).collect();
+    (!new.is_empty()).then(|| format!("Since you were asked, something changed:\n{}", new.join("\n")))
+}
+
 /// Sets the clock, and the one that the machine starts with.
 fn set_clock(time: SystemTime) -> Result<String, String> {
     let since = time.duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
@@ -150,4 +157,27 @@ fn set_clock(time: SystemTime) -> Result<String, String> {
         Err(error) => format!("{BUSYBOX}: {error}"),
     };
     Ok(format!("The clock is set, but the next start begins with the old time:\n{reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_refused_for_a_loss_that_nobody_has_accepted() {
+        fn refusal(lost: &[&str], accepted: &[&str]) -> Option<String> {
+            let list =
+                |sentences: &[&str]| sentences.iter().map(ToString::to_string).collect::<Vec<String>>();
+            not_accepted(list(lost), &list(accepted))
+        }
+        let unchanged: [(&[&str], &[&str]); 4] =
+            [(&[], &[]), (&[], &["store"]), (&["store"], &["store"]), (&["b", "a"], &["a", "b"])];
+        for (lost, accepted) in unchanged {
+            assert_eq!(refusal(lost, accepted), None, "{lost:?} {accepted:?}");
+        }
+        let first = refusal(&["store"], &[]);
+        assert_eq!(first.as_deref(), Some("Since you were asked, something changed:\nstore"));
+        let more = refusal(&["store", "other", "third"], &["store"]);
+        assert_eq!(more.as_deref(), Some("Since you were asked, something changed:\nother\nthird"));
+    }
 }
