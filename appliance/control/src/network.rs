@@ -1,8 +1,8 @@
 //! Where a node is on its network: the part of its settings that may have to change.
 
-use crate::settings::{Settings, SettingsError};
-use alloc::format;
-use alloc::string::{String, ToString};
+use crate::settings::{Mirror, Settings, SettingsError};
+use alloc::string::String;
+use alloc::{format, vec::Vec};
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
 
@@ -62,25 +62,43 @@ impl Network {
         differing_bits <= width.saturating_sub(u32::from(self.prefix_len))
     }
 
-    /// Whether a machine can have the address, and reach the gateway.
-    fn check(&self) -> Result<(), SettingsError> {
-        if let IpAddr::V4(v4) = self.address
-            && self.prefix_len < 31
-        {
-            let hosts = u32::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
-            let first = Ipv4Addr::from(u32::from(v4) & !hosts);
-            let last = Ipv4Addr::from(u32::from(v4) | hosts);
-            if v4 == first || v4 == last {
-                let reason = format!("{v4} names the whole network {first}/{}", self.prefix_len);
-                return Err(SettingsError { setting: "address", reason });
-            }
+    /// Why no machine can have the address.
+    fn address_fault(&self) -> Option<String> {
+        let address = self.address;
+        if address.is_loopback() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Some(format!("{address} is no address that peers can reach"));
         }
-        let wrong = |reason| Err(SettingsError { setting: "gateway", reason });
-        match self.gateway {
-            Some(gateway) if gateway == self.address => wrong("it is the node's own address".to_string()),
-            Some(gateway) if !self.contains(gateway) => wrong(format!("{gateway} is not on {self}")),
-            Some(_) | None => Ok(()),
+        // Where only two addresses are, both are nodes' (RFC 3021).
+        let IpAddr::V4(v4) = address else { return None };
+        if self.prefix_len >= 31 {
+            return None;
         }
+        let hosts = u32::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
+        let first = Ipv4Addr::from(u32::from(v4) & !hosts);
+        let last = Ipv4Addr::from(u32::from(v4) | hosts);
+        (v4 == first || v4 == last)
+            .then(|| format!("{v4} names the whole network {first}/{}", self.prefix_len))
+    }
+
+    /// Why the gateway can't be reached.
+    fn gateway_fault(&self) -> Option<String> {
+        let gateway = self.gateway?;
+        if gateway == self.address {
+            return Some(format!("{gateway} is the node's own address"));
+        }
+        // A router's link-local address is in every IPv6 network.
+        let is_link_local =
+            self.address.is_ipv6() && matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        (!is_link_local && !self.contains(gateway)).then(|| format!("{gateway} is not on {self}"))
+    }
+
+    /// Why replication can't have its own link there: the kernel would send what is for one network over the other.
+    fn mirror_fault(&self, mirror: &Mirror) -> Option<String> {
+        let link = Self { address: mirror.address, prefix_len: mirror.prefix_len, gateway: None };
+        // Of two networks that overlap, one holds the other.
+        let overlap = self.contains(link.address) || link.contains(self.address);
+        let overlap = overlap.then(|| format!("{link} is not apart from {self}, the node's own network"));
+        link.address_fault().or(overlap)
     }
 }
 
@@ -94,7 +112,8 @@ impl Settings {
     /// These settings with another place.
     ///
     /// # Errors
-    /// As [`Settings::validate`]; and a network's own or broadcast address, or a gateway that is not on the network.
+    /// As [`Settings::validate`]; and an address that no machine can have, a gateway that is not on the network, or a link
+    /// for replication that is not apart from it.
     pub fn with_network(&self, network: Network) -> Result<Self, SettingsError> {
         let changed = Self {
             address: network.address,
@@ -103,14 +122,29 @@ impl Settings {
             ..self.clone()
         };
         changed.validate()?;
-        network.check()?;
-        Ok(changed)
+        changed.network_faults().into_iter().next().map_or(Ok(changed), Err)
+    }
+
+    /// What would leave a machine without a way to it, though the settings are sound: a demo's nodes have loopback addresses.
+    pub(crate) fn network_faults(&self) -> Vec<SettingsError> {
+        let network = self.network();
+        let address = network.address_fault();
+        // A wrong address says nothing of the gateway.
+        let gateway = if address.is_some() { None } else { network.gateway_fault() };
+        let mirror = self.mirror.as_ref().and_then(|mirror| network.mirror_fault(mirror));
+        let reasons = [("address", address), ("gateway", gateway), ("mirror", mirror)];
+        let faults = reasons
+            .into_iter()
+            .filter_map(|(setting, reason)| Some(SettingsError { setting, reason: reason? }));
+        faults.collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
+    use alloc::vec;
 
     fn settings() -> Settings {
         Settings::parse(br#"{"version":1,"name":"a","role":"witness","address":"192.0.2.11"}"#).unwrap()
@@ -124,6 +158,7 @@ mod tests {
             ("192.0.2.0/31", "192.0.2.1"),
             ("192.0.2.7/32", ""),
             ("2001:db8::1/64", "2001:db8::ff"),
+            ("2001:db8::1/64", "fe80::1"),
         ] {
             let network = Network::typed(address, gateway).unwrap();
             let changed = settings().with_network(network).unwrap();
@@ -146,6 +181,11 @@ mod tests {
             ("224.0.0.1/8", "", "address"),
             ("192.0.2.0/24", "", "address"),
             ("192.0.2.255/24", "", "address"),
+            ("255.255.255.255/24", "", "address"),
+            ("255.255.255.255/32", "", "address"),
+            ("127.0.0.1/8", "", "address"),
+            ("::1/128", "", "address"),
+            ("192.0.2.11/24", "fe80::1", "gateway"),
             ("192.0.2.11/24", "router", "gateway"),
             ("192.0.2.11/24", "192.0.3.1", "gateway"),
             ("192.0.2.11/24", "192.0.2.11", "gateway"),
@@ -154,6 +194,32 @@ mod tests {
         ] {
             let outcome = Network::typed(address, gateway).and_then(|n| settings().with_network(n));
             assert_eq!(outcome.unwrap_err().setting, setting, "{address} {gateway}");
+        }
+    }
+
+    #[test]
+    fn the_link_of_replication_stays_apart() {
+        let with = |address: &str, prefix_len| {
+            let mirror = Mirror { interface: "eth1".into(), address: address.parse().unwrap(), prefix_len };
+            let disks = vec!["disk0.img".into()];
+            Settings { role: crate::settings::Role::Data, disks, mirror: Some(mirror), ..settings() }
+        };
+        let network = Network::typed("192.0.2.12/25", "192.0.2.1").unwrap();
+        for (address, prefix_len) in
+            [("198.51.100.1", 30), ("192.0.2.129", 25), ("2001:db8::1", 64), ("198.51.100.1", 32)]
+        {
+            assert!(with(address, prefix_len).with_network(network).is_ok(), "{address}/{prefix_len}");
+        }
+        for (address, prefix_len) in [
+            ("192.0.2.13", 25),
+            ("192.0.2.13", 30),
+            ("192.0.2.129", 24),
+            ("198.51.100.0", 30),
+            ("198.51.100.3", 30),
+            ("127.0.0.2", 8),
+        ] {
+            let error = with(address, prefix_len).with_network(network).unwrap_err();
+            assert_eq!(error.setting, "mirror", "{address}/{prefix_len}");
         }
     }
 }

@@ -182,9 +182,13 @@ impl Machine {
             web: true,
         };
         let of_address = |fault: &SettingsError| matches!(fault.setting, "address" | "gateway");
-        let others = settings.faults().into_iter().map(of_field).chain(unreachable(&settings));
+        let others = settings.faults().into_iter().map(of_field);
         // What an address that nobody has asked for would lead to is no fault of the fields.
         faults.extend(others.filter(|fault| is_readable || !of_address(fault)));
+        let network = if is_readable { settings.network_faults() } else { Vec::new() };
+        // One reason is enough.
+        let named: Vec<&str> = faults.iter().map(|fault| fault.setting).collect();
+        faults.extend(network.into_iter().map(of_field).filter(|fault| !named.contains(&fault.setting)));
         if faults.is_empty() { Ok(settings) } else { Err(faults) }
     }
 
@@ -208,34 +212,6 @@ fn of_field(fault: SettingsError) -> SettingsError {
         "mirror" => SettingsError { setting: "mirror_address", ..fault },
         _ => fault,
     }
-}
-
-/// What would leave the machine without a way to it, though the settings are sound: a demo may use a loopback address.
-fn unreachable(settings: &Settings) -> Option<SettingsError> {
-    let fault = |setting, reason| Some(SettingsError { setting, reason });
-    let (address, prefix_len) = (settings.address, settings.portal_prefix_len);
-    if address.is_loopback() {
-        return fault("address", format!("{address} is no address that peers can reach"));
-    }
-    let gateway = settings.gateway.filter(|gateway| gateway.is_ipv4() == address.is_ipv4())?;
-    if gateway == address {
-        return fault("gateway", format!("{gateway} is this machine's own address"));
-    }
-    // A router's link-local address is in every IPv6 network.
-    let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    if !link_local && network(gateway, prefix_len) != network(address, prefix_len) {
-        return fault("gateway", format!("{gateway} is not in the network of {address}/{prefix_len}"));
-    }
-    None
-}
-
-/// The network's part of an address.
-fn network(address: IpAddr, prefix_len: u8) -> u128 {
-    let (bits, width) = match address {
-        IpAddr::V4(v4) => (u128::from(u32::from(v4)), 32_u32),
-        IpAddr::V6(v6) => (u128::from(v6), 128),
-    };
-    bits.checked_shr(width.saturating_sub(prefix_len.into())).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -303,12 +279,15 @@ mod tests {
     #[test]
     fn every_fault_is_named_by_its_field() {
         type Spoil = fn(&mut Wanted);
-        let cases: [(&[&str], Spoil); 18] = [
+        let cases: [(&[&str], Spoil); 24] = [
             (&["name"], |w| w.name = "a b".into()),
             (&["role"], |w| w.role = "primary".into()),
             (&["address"], |w| w.address = "192.0.2.11".into()),
             (&["address"], |w| (w.address, w.gateway) = ("futago/24".into(), "198.51.100.1".into())),
             (&["address"], |w| w.address = "127.0.0.1/8".into()),
+            (&["address"], |w| w.address = "192.0.2.0/24".into()),
+            (&["address"], |w| w.address = "192.0.2.255/24".into()),
+            (&["address"], |w| w.address = "255.255.255.255/24".into()),
             (&["address"], |w| (w.address, w.gateway) = ("192.0.2.11/33".into(), String::new())),
             (&["gateway"], |w| w.gateway = "router".into()),
             (&["gateway"], |w| w.gateway = "2001:db8::1".into()),
@@ -316,6 +295,9 @@ mod tests {
             (&["gateway"], |w| w.gateway = "192.0.2.11".into()),
             (&["mirror_address"], |w| w.mirror_address = "198.51.100.1".into()),
             (&["mirror_address"], |w| w.mirror_address = "192.0.2.11/25".into()),
+            (&["mirror_address"], |w| w.mirror_address = "192.0.2.12/30".into()),
+            (&["mirror_address"], |w| w.mirror_address = "192.0.2.129/24".into()),
+            (&["mirror_address"], |w| w.mirror_address = "198.51.100.3/30".into()),
             (&["dns"], |w| (w.dns, w.ntp) = ("192.0.2.53,dns".into(), String::new())),
             (&["ntp"], |w| w.ntp = "a b".into()),
             (&["ntp"], |w| w.dns.clear()),
