@@ -103,7 +103,7 @@ pub(super) struct Terms {
     pub(super) address: Ipv4Addr,
     pub(super) prefix_len: u8,
     pub(super) gateway: Option<Ipv4Addr>,
-    /// From then on its server is asked for longer.
+    /// From then on its server is asked for longer; 0 if the server says so.
     pub(super) renew_after: Duration,
     /// From then on any server is.
     pub(super) rebind_after: Duration,

@@ -26,7 +26,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(64);
 const SPREAD_MS: u64 = 1000;
 /// Requests for an offered address, before another one is looked for.
 const REQUESTS: u32 = 4;
-/// Least wait between two requests to prolong a lease (RFC 2131 §4.4.5).
+/// Least wait before a request to prolong a lease (RFC 2131 §4.4.5); of a short one, half of it.
 const LEAST_RENEWAL_WAIT: Duration = Duration::from_secs(60);
 /// Wait after a server has taken an address back: one that does so always must not be flooded.
 const AFTER_REFUSAL: Duration = Duration::from_secs(5);
@@ -198,14 +198,17 @@ impl Client {
             gateway: terms.gateway,
             server: answer.server,
         };
+        // A server that wants to be asked at once would be asked for ever; of a short lease something has to be left.
+        let rebind_after = terms.rebind_after.max(LEAST_RENEWAL_WAIT.min(terms.lasts / 8 * 7));
+        let renew_after = terms.renew_after.max(LEAST_RENEWAL_WAIT.min(terms.lasts / 2));
         // All from the sending of the request (RFC 2131 §4.4.1): the server's clock runs since then at the earliest.
         self.state = State::Bound {
             lease,
-            rebind_at: self.sent.saturating_add(terms.rebind_after),
+            rebind_at: self.sent.saturating_add(rebind_after),
             ends_at: self.sent.saturating_add(terms.lasts),
         };
         self.asked = 0;
-        self.next = self.sent.saturating_add(terms.renew_after);
+        self.next = self.sent.saturating_add(renew_after);
     }
 
     fn refused(&mut self, now: Duration) {

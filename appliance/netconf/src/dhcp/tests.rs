@@ -203,3 +203,39 @@ fn a_lease_for_good_is_never_prolonged() {
     assert!(client.deadline() > century);
     assert!(client.lease(century).is_some_and(|lease| lease.gateway.is_none()));
 }
+
+#[test]
+fn a_server_that_wants_to_be_asked_at_once_is_not_flooded() {
+    const fn times(kind: u8, data: &'static [u8; 4]) -> DhcpOption<'static> {
+        DhcpOption { kind, data }
+    }
+    // T1 and T2, the lease in seconds, and the wait that comes of them.
+    const CASES: [(&[DhcpOption<'static>], u32, u64); 6] = [
+        (&[times(58, &[0; 4])], 7200, 60),
+        (&[times(58, &[0; 4]), times(59, &[0; 4])], 7200, 60),
+        (&[times(59, &[0; 4])], 7200, 60),
+        (&[times(58, &[0, 0, 0, 30]), times(59, &[0, 0, 0, 40])], 7200, 60),
+        (&[times(58, &[0; 4]), times(59, &[0; 4])], 20, 10),
+        (&[], 60, 30),
+    ];
+    for (options, lasts, wait) in CASES {
+        let short = |reply: &mut DhcpRepr<'_>| {
+            reply.lease_duration = Some(lasts);
+            reply.additional_options = options;
+        };
+        let mut client = Client::new(OWN, 7, at(0));
+        let discover = client.poll(at(0)).unwrap();
+        client.handle(at(0), &answer(&discover, DhcpMessageType::Offer, short));
+        let mut request = client.poll(at(0)).unwrap();
+        let mut now = at(0);
+        for _ in 0..4 {
+            client.handle(now, &answer(&request, DhcpMessageType::Ack, short));
+            assert_eq!(client.poll(now), None, "{options:?} {lasts}");
+            assert_eq!(client.deadline() - now, at(wait), "{options:?} {lasts}");
+            now = client.deadline();
+            request = client.poll(now).unwrap();
+            assert!(client.lease(now).is_some(), "{options:?} {lasts}");
+            assert_eq!(kind_of(&request), DhcpMessageType::Request);
+        }
+    }
+}
