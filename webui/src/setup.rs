@@ -27,6 +27,8 @@ use tokio::sync::{Mutex, Notify};
 
 /// What the certificate calls the machine that has no name yet.
 const NAMELESS: &str = "futago";
+/// The certificate's file below [`paths::WEB_DIR`].
+const CERTIFICATE: &str = "certificate.pem";
 /// Characters of the code, 5 bits each, and how they are grouped.
 const CODE_CHARACTERS: usize = 8;
 const CODE_GROUP: usize = 4;
@@ -104,16 +106,33 @@ fn characters(code: &str) -> String {
     code.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
+/// What `open` makes of the file at `path`. One that is of no use is removed, and `open` makes another: nobody uses this
+/// machine yet, and nobody could remove it by hand.
+fn open_or_renew<T>(path: &Path, open: impl Fn() -> Result<T>) -> Result<T> {
+    let error = match open() {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    if let Err(reason) = std::fs::remove_file(path) {
+        return Err(error.context(format!("{}: cannot be removed: {reason}", path.display())));
+    }
+    tracing::warn!("{error:#}; it was removed and is made anew");
+    open()
+}
+
 impl Setup {
     fn start(dir: &Path, address: IpAddr) -> Result<(Shared, Certificate)> {
         let web_dir = dir.join(paths::WEB_DIR);
         store::private_dir(&web_dir).with_context(|| format!("{}: cannot be made", web_dir.display()))?;
-        let certificate = certificate::load_or_make(&web_dir, NAMELESS, address)?;
+        let certificate = open_or_renew(&web_dir.join(CERTIFICATE), || {
+            certificate::load_or_make(&web_dir, NAMELESS, address)
+        })?;
+        let password = open_or_renew(&web_dir.join(paths::PASSWORD), || Password::open(&web_dir))?;
         let setup = Self {
             dir: dir.to_owned(),
             code: password::groups::<CODE_CHARACTERS>(CODE_GROUP)?,
             fingerprint: certificate.fingerprint.clone(),
-            password: Password::open(&web_dir)?,
+            password,
             limiter: Limiter::default(),
             is_done: Mutex::new(false),
             done: Notify::new(),

@@ -232,3 +232,30 @@ async fn everything_else_leads_to_the_page_or_says_what_is_missing() {
     assert_eq!(fixture.get("/api/v1/openapi.json").await.status, StatusCode::OK);
     assert_eq!(fixture.get("/assets/console.css").await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn damaged_files_of_a_machine_without_settings_are_made_anew() {
+    let mut fixture = Fixture::new();
+    let address = "192.0.2.77".parse().unwrap();
+    let certificate = || fixture.stored("web/certificate.pem").unwrap();
+    let sound = certificate();
+    for damage in [&b""[..], b"damaged", &[0xff; 100]] {
+        for file in ["web/password", "web/certificate.pem"] {
+            std::fs::write(fixture.dir.path().join(file), damage).unwrap();
+        }
+        let (setup, _) = Setup::start(fixture.dir.path(), address).unwrap();
+        assert_ne!(certificate(), sound);
+        assert_eq!(fixture.stored("web/password"), None);
+        let again = Setup::start(fixture.dir.path(), address).unwrap().0;
+        assert_eq!(again.fingerprint, setup.fingerprint, "kept from then on");
+    }
+    let (setup, _) = Setup::start(fixture.dir.path(), address).unwrap();
+    (fixture.router, fixture.setup) = (router(setup.clone()), setup);
+    let answer = fixture.post(&fixture.good(&json!({}))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("web/password")).unwrap();
+    let error = Setup::start(dir.path(), address).map(|_| ()).unwrap_err();
+    assert!(format!("{error:#}").contains("web/password: cannot be removed"), "{error:#}");
+}
