@@ -6,16 +6,23 @@
 //!   (S20). So the mark goes last, and no settings are read while it is there: what an error or a power cut has
 //!   interrupted goes on with the next attempt.
 //! - The disks' labels go first, as settings and identity tell which disks those are.
+//! - A disk that hangs holds a reset up for [`PATIENCE`] at most.
 
 use ::control::paths::{FACTORY_RESET, RUN_DIR, SETTINGS};
-use anyhow::Context;
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// Sockets and notices, in memory; and what e2fsck needs.
 const STAYS: [&str; 2] = [RUN_DIR, "lost+found"];
+
+/// How long taking the labels off may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What people are told.
 const TOLD: &str =
@@ -67,20 +74,42 @@ pub(crate) fn forget_disks(dir: &Path) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("this program")?;
     let mut command = Command::new(&program);
     command.arg("forget-disks").arg("--dir").arg(dir).stdin(Stdio::null());
-    let output = command.output().with_context(|| program.display().to_string())?;
+    let output = run_within(&mut command, PATIENCE).with_context(|| program.display().to_string())?;
+    let Some(output) = output else {
+        bail!("taking their labels off was given up after {} s: one of them may hang", PATIENCE.as_secs());
+    };
     let told = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if output.status.success() {
         return Ok(told);
     }
-    anyhow::bail!(
-        "{}",
-        String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or("no reason given")
-    )
+    bail!("{}", String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or("no reason given"))
+}
+
+/// What `command` has written at its end; `None`: it has not ended within `limit`, and was killed.
+fn run_within(command: &mut Command, limit: Duration) -> anyhow::Result<Option<Output>> {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = Pid::from_child(&child);
+    let (sender, ended) = channel();
+    let waiter = std::thread::Builder::new().name("forget-disks".into()).spawn(move || {
+        // After the limit nobody listens.
+        let _ = sender.send(child.wait_with_output());
+    });
+    if waiter.is_ok()
+        && let Ok(output) = ended.recv_timeout(limit)
+    {
+        return Ok(Some(output?));
+    }
+    // Not waited for: a process that is held up by a disk ends when the disk lets it go.
+    crate::child::signal(pid, Signal::KILL);
+    waiter?;
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::time::Instant;
 
     fn node(dir: &Path) {
         for folder in [RUN_DIR, "lost+found", "identity", "web", "log"] {
@@ -133,5 +162,28 @@ mod tests {
         let told = take(dir.path(), || panic!("the disks are not known any more")).unwrap();
         assert_eq!(told.as_deref(), Some(TOLD));
         assert_eq!(left(dir.path()), ["lost+found", RUN_DIR]);
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed() {
+        let hour = Duration::from_secs(3600);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo told; echo why >&2; exit 3"]).stdin(Stdio::null());
+        let output = run_within(&mut command, hour).unwrap().unwrap();
+        assert_eq!((&*output.stdout, &*output.stderr), (&b"told\n"[..], &b"why\n"[..]));
+        assert_eq!(output.status.code(), Some(3));
+        assert!(run_within(&mut Command::new("/no/such/program"), hour).is_err());
+
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("3600").stdin(reader);
+        assert!(run_within(&mut command, Duration::from_millis(100)).unwrap().is_none());
+        drop(command);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // The pipe has a reader while the program lives.
+        while writer.write_all(b"x").is_ok() {
+            assert!(Instant::now() < deadline, "it lives");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! - Nothing is written before signature, version rule and both checksums have been looked at ([`bundle`]).
 //! - One at a time, in a thread that owns it all: a disk that hangs holds up nobody else.
+//! - Whatever happens to it, even a panic, ends an installation and is told: the next one can be begun.
 //! - GRUB never gets to try a slot that is not whole: the order is that of [`update::slots`] ([`installation`]).
 //!
 //! # Flow
@@ -23,6 +24,7 @@ use ::control::paths;
 use ::control::update::{Installation, SlotStatus, UpdateStatus};
 use anyhow::Context;
 use installation::{Boot, Progress};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,6 +110,16 @@ fn release(path: &Path) -> Version {
     of_image.or_else(|| own().ok()).unwrap_or(Version::new(0, 0, 0))
 }
 
+/// What `run` answers; a panic is an error, too.
+fn caught<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    // What it has left half-done is the idle slot, which is not started before it is whole.
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(anyhow::anyhow!("internal error: {}", text.as_deref().unwrap_or("no message")))
+    })
+}
+
 /// The thread's own.
 struct Worker<B> {
     bundle: PathBuf,
@@ -119,9 +131,9 @@ struct Worker<B> {
 
 impl<B: Boot> Worker<B> {
     fn work(self, requests: &Receiver<()>) {
-        self.look();
+        self.try_to_look();
         for () in requests {
-            let installation = match self.install() {
+            let installation = match caught(|| self.install()) {
                 Ok(release) => {
                     tracing::info!("release {release} is installed; the next start takes it");
                     Installation::Installed { release: release.to_string() }
@@ -133,7 +145,7 @@ impl<B: Boot> Worker<B> {
             };
             // Space on the state partition; a file that is left is replaced by the next one.
             let _ = std::fs::remove_file(&self.bundle);
-            self.look();
+            self.try_to_look();
             self.say(installation);
         }
     }
@@ -152,6 +164,16 @@ impl<B: Boot> Worker<B> {
             slots.idle_release = None;
         }
         status.installation = Some(installation);
+    }
+
+    fn try_to_look(&self) {
+        let looked = caught(|| {
+            self.look();
+            Ok(())
+        });
+        if let Err(error) = looked {
+            tracing::error!("the slots can't be looked at: {error:#}");
+        }
     }
 
     /// What the boot loader's variables say of the slots.

@@ -60,6 +60,8 @@ enum Fault {
     Medium,
     /// The change of the boot loader's variables with this number.
     Variables(usize),
+    /// Opening the slot ends in a panic.
+    Panic,
 }
 
 #[derive(Clone)]
@@ -214,6 +216,7 @@ impl Boot for Disk {
 
     fn open(&self, slot: Slot) -> anyhow::Result<Device> {
         assert_eq!(slot, Slot::B, "never the slot that runs");
+        assert_ne!(self.fault, Fault::Panic, "the test's own");
         let file = File::options().read(true).write(true).open(self.dir.join(slot.letter()))?;
         Ok(Device { file, fault: self.fault, medium: false, writes: Arc::clone(&self.writes) })
     }
@@ -244,6 +247,21 @@ impl Machine {
         self.dir.path().join(name)
     }
 
+    /// With its thread.
+    fn installer(&self, disk: &Disk) -> Installer {
+        let installer = Installer::without_slots();
+        let (sender, requests) = channel();
+        let worker = Worker {
+            bundle: self.path("bundle"),
+            keys: self.path("update.pub"),
+            release: Version::new(0, 1, 0),
+            disk: disk.clone(),
+            status: Arc::clone(&installer.status),
+        };
+        std::thread::spawn(move || worker.work(&requests));
+        Installer { thread: Some(Mutex::new(sender)), ..installer }
+    }
+
     fn install(&self, disk: &Disk, bundle: &[u8]) -> Result<Version, String> {
         std::fs::write(self.path("bundle"), bundle).unwrap();
         let order =
@@ -255,6 +273,19 @@ impl Machine {
         });
         assert!(done.is_err() || *last.borrow() == 100);
         done.map_err(|error| format!("{error:#}"))
+    }
+}
+
+/// What it says when nothing is under way.
+fn settled(installer: &Installer) -> UpdateStatus {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = installer.status();
+        if status.slots.is_some() && !status.installation.as_ref().is_some_and(Installation::is_under_way) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -381,33 +412,12 @@ fn a_medium_that_lies_and_variables_that_fail_leave_the_running_slot() {
 #[test]
 fn the_thread_takes_one_at_a_time_and_tells_what_came_of_it() {
     let machine = Machine::new();
-    let installer = Installer::without_slots();
-    assert_eq!(installer.begin(), Err(NO_SLOTS));
-    assert_eq!(installer.status().slots, None);
+    let none = Installer::without_slots();
+    assert_eq!(none.begin(), Err(NO_SLOTS));
+    assert_eq!(none.status().slots, None);
 
-    let (sender, requests) = channel();
-    let status = Arc::clone(&installer.status);
-    let worker = Worker {
-        bundle: machine.path("bundle"),
-        keys: machine.path("update.pub"),
-        release: Version::new(0, 1, 0),
-        disk: machine.disk.clone(),
-        status,
-    };
-    std::thread::spawn(move || worker.work(&requests));
-    let installer = Installer { thread: Some(Mutex::new(sender)), ..installer };
-    let settled = || {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let status = installer.status();
-            if status.slots.is_some() && !status.installation.as_ref().is_some_and(Installation::is_under_way)
-            {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "{status:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
+    let installer = machine.installer(&machine.disk);
+    let settled = || settled(&installer);
     let slots = settled().slots.unwrap();
     assert_eq!((&*slots.running, &*slots.next, slots.idle_release.as_deref()), ("a", "a", Some("0.1.0")));
 
@@ -424,4 +434,18 @@ fn the_thread_takes_one_at_a_time_and_tells_what_came_of_it() {
     installer.begin().unwrap();
     let Some(Installation::Failed { reason }) = settled().installation else { panic!() };
     assert!(reason.starts_with("the update can't be read"), "{reason}");
+}
+
+#[test]
+fn a_panic_ends_an_installation_and_the_next_one_can_be_begun() {
+    let machine = Machine::new();
+    let installer = machine.installer(&machine.disk.with(Fault::Panic));
+    for _ in 0..2 {
+        std::fs::write(machine.path("bundle"), bundle(&header("0.2.0"))).unwrap();
+        assert_eq!(installer.begin(), Ok(()));
+        let Some(Installation::Failed { reason }) = settled(&installer).installation else { panic!() };
+        assert!(reason.starts_with("internal error: ") && reason.contains("the test's own"), "{reason}");
+        assert!(!machine.path("bundle").exists());
+        assert_eq!(machine.disk.variable("slot"), "a");
+    }
 }

@@ -8,6 +8,7 @@
 //! # Invariants
 //!
 //! - Nothing here holds PID 1 up or ends it: whatever fails on a channel closes it, and it is opened anew, after longer and longer waits.
+//! - An order to end the machine that has arrived is carried out, whatever fails while it is answered.
 //! - An order to end the machine is a signal to PID 1, as the menu sends it: the ordered path, and no other.
 //!
 //! Source: open-vm-tools (`lib/message`, `lib/rpcIn`, `lib/rpcChannel`, `services/plugins`), and OpenBSD's `vmt(4)`.
@@ -117,12 +118,19 @@ fn obey(
             for output in orders.handle(&order, &facts()) {
                 match output {
                     Output::Answer(text) => answer = text.to_vec(),
-                    Output::Tell(request) => request_once(door, &request)?,
+                    // It concerns nobody but the host; what else the order wants is done.
+                    Output::Tell(request) => {
+                        if let Err(error) = request_once(door, &request) {
+                            let request = String::from_utf8_lossy(&request);
+                            tracing::warn!("the host can't be told {request:?}: {error:#}");
+                        }
+                    }
                     Output::End(power) => {
                         // Answered before everything goes down.
-                        channel.send(door, &answer)?;
+                        let answered = channel.send(door, &answer);
                         answer.clear();
                         end(power);
+                        answered?;
                     }
                 }
             }

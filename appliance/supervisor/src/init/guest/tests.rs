@@ -32,6 +32,8 @@ struct Host {
     cut: Option<usize>,
     /// From this call on nothing succeeds.
     dead: Option<usize>,
+    /// Takes no requests.
+    is_deaf: bool,
 }
 
 impl Host {
@@ -73,8 +75,12 @@ impl Door for Host {
             return after;
         }
         if kind == 0 {
-            self.next += 1;
             let protocol = before.ebx & 0x7fff_ffff;
+            if self.is_deaf && protocol == REQUESTS {
+                status(&mut after, 0);
+                return after;
+            }
+            self.next += 1;
             assert!(before.ebx >> 31 == 1 && [ORDERS, REQUESTS].contains(&protocol));
             self.channels.insert(self.next, HostChannel { protocol, ..HostChannel::default() });
             return Registers { edx: self.next << 16, esi: COOKIE[0], edi: COOKIE[1], ..after };
@@ -196,6 +202,30 @@ fn a_host_that_dies_at_any_call_ends_the_conversation() {
         host.dead = Some(dead);
         let (ended, error) = talk_with(&mut host);
         assert!(ended.is_empty() && error.to_string().contains("status"), "call {dead}: {error}");
+    }
+}
+
+#[test]
+fn an_order_to_end_is_carried_out_whatever_becomes_of_its_answer() {
+    for (order, power) in [("OS_Halt", Power::Off), ("OS_Reboot", Power::Restart)] {
+        let mut deaf = Host { is_deaf: true, ..host(&[order]) };
+        let (ended, _) = talk_with(&mut deaf);
+        assert_eq!((ended, deaf.requests.len()), (vec![power], 0));
+        assert!(deaf.answers.contains(&b"OK ".to_vec()), "{:?}", deaf.answers);
+
+        let mut whole = host(&[order]);
+        talk_with(&mut whole);
+        let ended: Vec<bool> = (1..whole.calls)
+            .map(|dead| {
+                let mut host = Host { dead: Some(dead), ..host(&[order]) };
+                let (ended, _) = talk_with(&mut host);
+                assert!(ended.is_empty() || ended == [power], "call {dead}: {ended:?}");
+                !ended.is_empty()
+            })
+            .collect();
+        // From the call on with which the order is there.
+        assert!(ended.is_sorted() && ended.first() == Some(&false), "{ended:?}");
+        assert!(ended.iter().filter(|ended| **ended).count() > 10, "{ended:?}");
     }
 }
 
