@@ -142,7 +142,8 @@ pub struct Rolling {
 }
 
 impl Rolling {
-    /// Plans it; or why it can't begin. `without` are members that somebody else updates.
+    /// Plans it; or why it can't begin. `without` are members that somebody else updates. A cluster that is not whole is
+    /// waited for by [`Rolling::poll`].
     pub fn plan(release: &str, view: &View, without: &BTreeSet<String>) -> Result<Self, String> {
         let status = view.status.as_ref().ok_or("no node tells the cluster's state")?;
         let cluster = status.cluster.as_ref().ok_or("the node is in no cluster: update it by itself")?;
@@ -167,7 +168,6 @@ impl Rolling {
                 nodes.push(name.clone());
             }
         }
-        whole(status)?;
         Ok(Self {
             release: release.to_owned(),
             nodes,
