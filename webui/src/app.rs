@@ -3,6 +3,7 @@
 use crate::certificate;
 use crate::errors::ApiError;
 use crate::limiter::Limiter;
+use crate::links::Links;
 use crate::password::Password;
 use crate::sessions::Sessions;
 use crate::store;
@@ -38,6 +39,8 @@ pub(crate) struct App {
     pub(crate) sessions: Sessions,
     /// Wrong passwords.
     pub(crate) limiter: Limiter,
+    /// Downloads of the support bundle that need no sign-in.
+    pub(crate) links: Links,
     /// Cluster manager and supervisor.
     pub(crate) upstream: Arc<Upstream>,
     /// What was last seen of them.
@@ -65,6 +68,7 @@ impl App {
             password: Password::open(&web_dir)?,
             sessions: Sessions::default(),
             limiter: Limiter::default(),
+            links: Links::default(),
             upstream,
             snapshot,
             fingerprint: certificate.fingerprint.clone(),

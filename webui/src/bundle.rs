@@ -3,8 +3,9 @@
 
 use crate::app::Shared;
 use crate::errors::ApiError;
-use crate::logs;
 use crate::text::unix_now;
+use crate::{links, logs};
+use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +13,7 @@ use control::settings::Settings;
 use serde::Serialize;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 /// The end of each log that goes in.
 const LOG_BYTES: u64 = 4 << 20;
@@ -41,6 +43,22 @@ pub(crate) async fn download(State(app): State<Shared>) -> Result<Response, ApiE
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
     ];
     Ok((headers, archive).into_response())
+}
+
+/// A new link to it.
+#[derive(Serialize)]
+pub(crate) struct Link {
+    /// Below the console's URL.
+    path: String,
+    /// Seconds that it is good for.
+    valid_s: u64,
+}
+
+/// Makes a link that downloads it once, without sign-in.
+pub(crate) async fn make_link(State(app): State<Shared>) -> Result<Json<Link>, ApiError> {
+    let token = app.links.make(Instant::now()).map_err(|e| ApiError::internal("random numbers", &e))?;
+    tracing::info!("a download link for the support bundle was made");
+    Ok(Json(Link { path: format!("/bundle/{token}"), valid_s: links::VALID.as_secs() }))
 }
 
 fn text_of<T: Serialize>(part: Result<T, ApiError>) -> String {

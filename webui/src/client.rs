@@ -13,12 +13,14 @@
 
 use crate::errors::ErrorBody;
 use crate::http::{self, Answered, Body, HttpError};
+use crate::rest::setup::NewMachine;
 use crate::text::segment;
 use base::ByteCount;
 use base64::Engine;
 use control::api::{Event, Status};
 use control::names::Pattern;
 use control::service::ServiceStatus;
+use control::setup::Wanted;
 use control::targets::{Chap, Presentation};
 use control::update::UpdateStatus;
 use hyper::{Method, Uri};
@@ -26,7 +28,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,24 @@ impl ClientError {
 pub struct PairingOffer {
     /// Digits and hyphens.
     pub code: String,
+    /// Seconds that it is good for.
+    pub valid_s: u64,
+}
+
+/// Where a machine that was set up is from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetUp {
+    /// Its console.
+    pub url: String,
+    /// SHA-256 of the console's certificate, as `AB:CD:…`.
+    pub fingerprint: String,
+}
+
+/// A download that works once, without sign-in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownloadLink {
+    /// Below the console's URL: `/bundle/…`.
+    pub path: String,
     /// Seconds that it is good for.
     pub valid_s: u64,
 }
@@ -135,6 +155,21 @@ impl Client {
     /// Sets the first admin password; `exists` if there is one.
     pub async fn setup(&self, password: &str) -> Result<(), ClientError> {
         self.change(Method::POST, "/api/v1/setup", &serde_json::json!({ "password": password })).await
+    }
+
+    /// Makes a machine without settings what is `wanted`; `code` stands on its screen. It goes on by itself.
+    pub async fn set_up_machine(
+        &self,
+        code: &str,
+        password: &str,
+        wanted: &Wanted,
+    ) -> Result<SetUp, ClientError> {
+        let Wanted { name, role, address, gateway, mirror_address, dns, ntp, disks } = wanted.clone();
+        let (code, password) = (code.to_owned(), password.to_owned());
+        let new =
+            NewMachine { code, password, name, role, address, gateway, mirror_address, dns, ntp, disks };
+        let body = serde_json::to_vec(&new).map_err(|e| ClientError::new("internal", e.to_string()))?;
+        read(&self.send(Method::POST, "/api/v1/setup", Some(body)).await?)
     }
 
     /// Stores another admin password and signs everyone out; this client too, if it is a remote one.
@@ -286,6 +321,17 @@ impl Client {
     pub async fn support_bundle(&self) -> Result<Vec<u8>, ClientError> {
         let answered = self.send(Method::GET, "/api/v1/support-bundle", None).await?;
         Ok(answered.body.to_vec())
+    }
+
+    /// A link to the support bundle for whoever has a browser, but no password at hand.
+    pub async fn support_bundle_link(&self) -> Result<DownloadLink, ClientError> {
+        read(&self.send(Method::POST, "/api/v1/support-bundle/link", None).await?)
+    }
+
+    /// Address with prefix length, and gateway, of a node that is a machine of its own and in no cluster; it restarts then.
+    pub async fn set_network(&self, address: &str, gateway: Option<IpAddr>) -> Result<(), ClientError> {
+        let body = serde_json::json!({ "address": address, "gateway": gateway });
+        self.change(Method::PUT, "/api/v1/network", &body).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

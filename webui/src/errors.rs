@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The word for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,12 +111,13 @@ impl ApiError {
         Self::new(ErrorKind::Internal, format!("{what}: {reason}"))
     }
 
-    /// Too many wrong passwords: come back in `seconds`.
-    pub(crate) fn wait(seconds: u64) -> Self {
+    /// Too many wrong `secrets` (`passwords`): come back after `wait`.
+    pub(crate) fn wait(secrets: &str, wait: Duration) -> Self {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
         let unit = if seconds == 1 { "second" } else { "seconds" };
         Self {
             kind: ErrorKind::TooManyAttempts,
-            message: format!("Too many wrong passwords from this address. Try again in {seconds} {unit}."),
+            message: format!("Too many wrong {secrets} from this address. Try again in {seconds} {unit}."),
             retry_after_s: Some(seconds),
         }
     }

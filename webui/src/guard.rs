@@ -1,7 +1,8 @@
 //! Who may do what. Every route is behind [`admit`] but the few that open the door.
 //!
 //! Invariants
-//! - Before the admin password is set, nothing but set-up answers on the network.
+//! - Before the admin password is set, nothing but set-up answers on the network, and a download link that whoever is
+//!   on the node has made ([`crate::links`]).
 //! - A change asked for with a session cookie needs [`crate::csrf`]'s two proofs. REST proves the token by header
 //!   here, pages by form field in [`crate::views::form::Signed`].
 //! - The unix socket is guarded by its file mode: who can open it is the administrator.
@@ -26,6 +27,16 @@ pub(crate) enum Peer {
     Local,
     /// Over the network.
     Remote(IpAddr),
+}
+
+impl Peer {
+    /// Its address; an error on the unix socket.
+    pub(crate) fn address(self) -> Result<IpAddr, ApiError> {
+        match self {
+            Self::Remote(address) => Ok(address),
+            Self::Local => Err(ApiError::new(ErrorKind::Invalid, "Not on the local socket.")),
+        }
+    }
 }
 
 /// How a request was let in; put into the request by [`admit`].
@@ -94,7 +105,7 @@ pub(crate) fn session(app: &Shared, request: &Parts) -> Result<Option<(SessionId
 /// Checks a password under the limit of its address.
 pub(crate) async fn sign_in(app: &Shared, peer: IpAddr, user: &str, password: &str) -> Result<(), ApiError> {
     if let Err(wait) = app.limiter.attempt(peer, Instant::now()) {
-        return Err(ApiError::wait(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))));
+        return Err(ApiError::wait("passwords", wait));
     }
     let right = app.password.verify(password).await?;
     if right && user == "admin" {

@@ -4,7 +4,7 @@
 //! Flow: [`server`] accepts a connection and notes its other end; [`guard`] decides whether the request may come
 //! in; a handler of [`rest`] or [`views`] turns it into a [`control::api::Command`] or a question and asks the
 //! cluster manager through [`upstream`]. Beside that, [`watch`] looks at the cluster manager once a second; pages
-//! and [`sse`] show what it saw.
+//! and [`sse`] show what it saw. A machine without settings has [`setup`] in place of all of that.
 //!
 //! Invariants
 //! - Nothing here decides anything about data: a crash of this process loses sessions of browsers, nothing else.
@@ -26,12 +26,15 @@ mod guard;
 mod headers;
 mod http;
 mod limiter;
+mod links;
 mod logs;
+pub mod machine;
 mod metrics;
 pub mod password;
 mod rest;
 mod server;
 mod sessions;
+mod setup;
 mod sse;
 mod store;
 pub mod text;
@@ -52,21 +55,41 @@ use std::path::Path;
 /// Errors name the file or address: settings that can't be read, a port in use, a damaged password or certificate.
 pub fn run(dir: &Path) -> Result<()> {
     let settings = read_settings(dir)?;
+    in_runtime(serve(dir, settings))
+}
+
+/// Runs the set-up console of the machine that PID 1 describes in `dir/run/setup-machine.json`, on the address that it
+/// has been lent and `port`, until the machine is set up: then `dir/settings.json` and the admin password are stored.
+/// Needs no tokio runtime around it.
+///
+/// Errors name the file or address.
+pub fn run_setup(dir: &Path, port: u16) -> Result<()> {
+    in_runtime(setup::serve(dir, port))
+}
+
+/// Runs `work` until it ends by itself or by SIGTERM or SIGINT.
+fn in_runtime(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("web console: no runtime")?;
-    let served = runtime.block_on(serve(dir, settings));
+    let served = runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            ended = work => ended,
+        }
+    });
     // Streams to browsers never end by themselves.
     runtime.shutdown_background();
     served
 }
 
 async fn serve(dir: &Path, settings: Settings) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let address = SocketAddr::new(settings.address, settings.ports.web);
     // The port first: if it is taken, another console may be running on this directory's socket.
     let https = if settings.web { Some(server::listen_tcp(address).await?) } else { None };
@@ -77,7 +100,7 @@ async fn serve(dir: &Path, settings: Settings) -> Result<()> {
     let local = tokio::spawn(server::serve_unix(local, app.clone()));
     let remote = https.map(|listener| {
         tracing::info!(url = %format!("https://{address}"), fingerprint = certificate.fingerprint, "web console");
-        tokio::spawn(server::serve_tls(listener, certificate.tls, app))
+        tokio::spawn(server::serve_tls(listener, certificate.tls, server::network_router(app)))
     });
     let remote_ended = async {
         match remote {
@@ -86,8 +109,6 @@ async fn serve(dir: &Path, settings: Settings) -> Result<()> {
         }
     };
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
         ended = local => ended.context("web socket: its server ended"),
         ended = remote_ended => ended.context("web console: its server ended"),
     }

@@ -19,20 +19,33 @@ pub(crate) const MIN_CHARACTERS: usize = 8;
 /// Most bytes of a password; more costs time and adds nothing.
 const MAX_BYTES: usize = 256;
 
-/// A password that nobody has to think of: 100 random bits as `abcde-fghij-…`, letters and digits that are not
-/// mistaken for each other.
+/// A password that nobody has to think of: 100 random bits as `abcde-fghij-…`.
 pub fn generate() -> anyhow::Result<String> {
+    groups::<20>(5)
+}
+
+/// `COUNT` random letters and digits that are not mistaken for each other, 5 bits each, in groups of `size`.
+pub(crate) fn groups<const COUNT: usize>(size: usize) -> anyhow::Result<String> {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let mut random = [0; 20];
+    let mut random = [0; COUNT];
     getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("random numbers: {e}"))?;
     let mut out = String::new();
     for (index, byte) in random.iter().enumerate() {
-        if index > 0 && index % 5 == 0 {
+        if index > 0 && index % size == 0 {
             out.push('-');
         }
         out.extend(ALPHABET.get(usize::from(byte % 32)).map(|&c| char::from(c)));
     }
     Ok(out)
+}
+
+/// Whether `password` can be one, by its length.
+pub(crate) fn check_length(password: &str) -> Result<(), ApiError> {
+    if password.chars().count() < MIN_CHARACTERS || password.len() > MAX_BYTES {
+        let message = format!("The password needs {MIN_CHARACTERS} to {MAX_BYTES} characters.");
+        return Err(ApiError::new(ErrorKind::Invalid, message));
+    }
+    Ok(())
 }
 
 /// The stored password of this node.
@@ -108,10 +121,7 @@ impl Password {
     }
 
     async fn hash(&self, password: &str) -> Result<String, ApiError> {
-        if password.chars().count() < MIN_CHARACTERS || password.len() > MAX_BYTES {
-            let message = format!("The password needs {MIN_CHARACTERS} to {MAX_BYTES} characters.");
-            return Err(ApiError::new(ErrorKind::Invalid, message));
-        }
+        check_length(password)?;
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).map_err(|e| ApiError::internal("random numbers", &e))?;
         let clear = password.to_owned();

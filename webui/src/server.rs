@@ -83,8 +83,7 @@ pub(crate) fn network_router(app: Shared) -> Router {
 }
 
 /// Serves HTTPS, for ever.
-pub(crate) async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, app: Shared) {
-    let router = network_router(app);
+pub(crate) async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, router: Router) {
     let acceptor = TlsAcceptor::from(tls);
     let door = Door::new(CONNECTIONS);
     loop {

@@ -1,6 +1,8 @@
 //! Times, sizes and durations as people read them.
 
 use base::ByteCount;
+use control::settings::Settings;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds since the Unix epoch.
@@ -36,6 +38,15 @@ pub(crate) fn duration(seconds: u64) -> String {
 /// `12.5 MiB/s`.
 pub(crate) fn rate(bytes_per_s: u64) -> String {
     format!("{}/s", ByteCount(bytes_per_s))
+}
+
+/// Where the console of a node with these settings is.
+pub(crate) fn console_url(settings: &Settings) -> String {
+    match (SocketAddr::new(settings.address, settings.ports.web), settings.ports.web) {
+        (SocketAddr::V4(address), 443) => format!("https://{}/", address.ip()),
+        (SocketAddr::V6(address), 443) => format!("https://[{}]/", address.ip()),
+        (address, _) => format!("https://{address}/"),
+    }
 }
 
 /// `4096`, `512MiB`, `10 GiB`, `1.5TiB`, `20G` (binary units). Must come out as a multiple of 4096 bytes, not 0.

@@ -191,6 +191,45 @@ async fn knock(url: &str, local: &Client) {
     assert_eq!(kind, "too_many_attempts");
 }
 
+#[test]
+fn the_network_of_a_node_that_is_no_machine_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let _fake = Fake::start(dir.path(), fake::healthy());
+    console(dir.path());
+    let before = std::fs::read(dir.path().join(control::paths::SETTINGS)).unwrap();
+    let local = Client::local(dir.path());
+    let kind = |address, gateway| block_on(local.set_network(address, gateway)).unwrap_err().kind;
+    assert_eq!(kind("127.0.0.2", None), "invalid");
+    assert_eq!(kind("127.0.0.2/24", Some("127.0.0.9".parse().unwrap())), "refused");
+    assert_eq!(std::fs::read(dir.path().join(control::paths::SETTINGS)).unwrap(), before);
+}
+
+#[test]
+fn a_download_link_works_once_without_sign_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let _fake = Fake::start(dir.path(), fake::healthy());
+    let url = console(dir.path());
+    let local = Client::local(dir.path());
+    let link = block_on(local.support_bundle_link()).unwrap();
+    assert_eq!((link.valid_s, link.path.len()), (900, "/bundle/".len() + 32), "{}", link.path);
+    let stranger = Client::remote(&url, "admin", "", Trust::Anyone).unwrap();
+    assert_eq!(block_on(stranger.support_bundle_link()).unwrap_err().kind, "setup_needed");
+
+    let fetched = dir.path().join("bundle.tar");
+    let fetch = |method: &str, path: &str| {
+        let out = fetched.display().to_string();
+        let words = ["-sk", "-X", method, "-o", &out, "-w", "%{http_code}", &format!("{url}{path}")];
+        let answer = std::process::Command::new("curl").args(words).output().unwrap();
+        String::from_utf8(answer.stdout).unwrap()
+    };
+    assert_eq!(fetch("HEAD", &link.path), "405", "uses nothing up");
+    assert_eq!(fetch("GET", &format!("/bundle/{}", "0".repeat(32))), "404");
+    assert_eq!(fetch("GET", &link.path), "200");
+    assert!(std::fs::read(&fetched).unwrap().windows(11).any(|w| w == b"status.json"));
+    assert_eq!(fetch("GET", &link.path), "404");
+    assert!(std::fs::read_to_string(&fetched).unwrap().contains("was used"));
+}
+
 /// What a browser gets that was told `http://`.
 fn plain_http(url: &str) -> String {
     use std::io::{Read, Write};

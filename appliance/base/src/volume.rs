@@ -79,12 +79,15 @@ pub struct ProposalId {
 pub enum Change {
     /// The proposer, a member of `in_sync`, becomes primary with its present instance; `in_sync` becomes it alone (S3).
     Promote,
-    /// The primary makes `to`'s storage process `instance` primary; `in_sync` stays (S3).
+    /// The primary makes `to`'s storage process `instance` primary; `in_sync` stays, but for a primary that leaves (S3).
     HandOver {
         /// The successor, a member of `in_sync`.
         to: NodeId,
         /// The successor's storage process.
         instance: InstanceId,
+        /// The primary ends: the successor is not to wait for it.
+        #[serde(default)]
+        leaves: bool,
     },
     /// The primary goes on with `keep` alone; raises the epoch even if `in_sync` reads so already (S2).
     Shrink {

@@ -104,7 +104,7 @@ fn changed(
     next.epoch = config.epoch.next();
     match &proposal.change {
         Change::Promote => promote(&mut next, proposal)?,
-        Change::HandOver { to, instance } => {
+        Change::HandOver { to, instance, leaves } => {
             by_primary(config, proposal)?;
             if Some(*to) == config.primary {
                 return refused("a hand-over to the primary itself");
@@ -114,6 +114,9 @@ fn changed(
             }
             if instance.0 == 0 {
                 return refused("a hand-over to no storage process");
+            }
+            if *leaves {
+                next.in_sync.remove(&proposal.id.proposer);
             }
             next.primary = Some(*to);
             next.primary_instance = *instance;

@@ -145,7 +145,7 @@ fn the_new_primary_waits_unless_nobody_could_serve() {
     assert!(wait(&state).over(at(1000)), "the first primary ever");
     state.apply(&proposal(A, 11, 1, 2, Change::Grow { add: B }));
     let mut handed = state.clone();
-    handed.apply(&proposal(A, 11, 2, 3, Change::HandOver { to: B, instance: InstanceId(22) }));
+    handed.apply(&proposal(A, 11, 2, 3, Change::HandOver { to: B, instance: InstanceId(22), leaves: false }));
     assert!(wait(&handed).over(at(1000)));
     state.apply(&promote(B, 22, 1, 3));
     assert!(!wait(&state).over(at(1000 + 1574)));

@@ -37,11 +37,16 @@ fn a_volume_lives_through_its_epochs() {
 
     assert!(matches!(apply(&mut s, proposal(A, 11, 1, 2, Change::Grow { add: B })), Outcome::Applied { .. }));
     assert_eq!(s.config(V).unwrap().in_sync, set(&[A, B]));
-    let hand_over = Change::HandOver { to: B, instance: InstanceId(22) };
+    let hand_over = Change::HandOver { to: B, instance: InstanceId(22), leaves: false };
     assert!(matches!(apply(&mut s, proposal(A, 11, 2, 3, hand_over)), Outcome::Applied { .. }));
     let c = s.config(V).unwrap();
     assert_eq!((c.primary, c.primary_instance, c.reason), (Some(B), InstanceId(22), EpochReason::HandedOver));
     assert_eq!(c.in_sync, set(&[A, B]), "a hand-over is clean: nobody leaves");
+    let mut left = s.clone();
+    let leaving = Change::HandOver { to: A, instance: InstanceId(11), leaves: true };
+    assert!(matches!(apply(&mut left, proposal(B, 22, 1, 4, leaving)), Outcome::Applied { .. }));
+    let c = left.config(V).unwrap();
+    assert_eq!((c.primary, c.in_sync.clone()), (Some(A), set(&[A])), "but for one that ends");
 
     assert!(matches!(
         apply(&mut s, proposal(B, 22, 1, 4, Change::Shrink { keep: set(&[B]) })),
@@ -83,9 +88,12 @@ fn who_may_not_propose_what() {
         ("shrink by an old process", proposal(A, 10, 2, 2, Change::Shrink { keep: set(&[A]) })),
         (
             "hand-over out of sync",
-            proposal(A, 11, 5, 2, Change::HandOver { to: B, instance: InstanceId(22) }),
+            proposal(A, 11, 5, 2, Change::HandOver { to: B, instance: InstanceId(22), leaves: false }),
         ),
-        ("hand-over to itself", proposal(A, 11, 6, 2, Change::HandOver { to: A, instance: InstanceId(12) })),
+        (
+            "hand-over to itself",
+            proposal(A, 11, 6, 2, Change::HandOver { to: A, instance: InstanceId(12), leaves: false }),
+        ),
     ];
     for (what, command) in cases {
         assert_eq!(kind(&apply(&mut s, command)), Some(RefusalKind::Refused), "{what}");

@@ -11,17 +11,27 @@ use std::io::{self, Write};
 pub struct Ansi<W: Write> {
     out: W,
     buffer: Vec<u8>,
+    /// Whether the terminal shows its cursor; unknown when it may be another one.
+    cursor_shown: Option<bool>,
 }
 
 impl<W: Write> Ansi<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out, buffer: Vec::new() }
+        Self { out, buffer: Vec::new(), cursor_shown: None }
     }
 
     fn go_to(&mut self, position: Position) {
         let (row, column) = (u32::from(position.y) + 1, u32::from(position.x) + 1);
         self.put(format!("\x1b[{row};{column}H").as_bytes());
+    }
+
+    /// Ratatui asks for it with every drawing, also with one that changes nothing.
+    fn set_cursor(&mut self, shown: bool) {
+        if self.cursor_shown != Some(shown) {
+            self.cursor_shown = Some(shown);
+            self.put(if shown { b"\x1b[?25h" } else { b"\x1b[?25l" });
+        }
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -62,12 +72,12 @@ impl<W: Write> Backend for Ansi<W> {
     }
 
     fn hide_cursor(&mut self) -> io::Result<()> {
-        self.put(b"\x1b[?25l");
+        self.set_cursor(false);
         Ok(())
     }
 
     fn show_cursor(&mut self) -> io::Result<()> {
-        self.put(b"\x1b[?25h");
+        self.set_cursor(true);
         Ok(())
     }
 
@@ -81,11 +91,15 @@ impl<W: Write> Backend for Ansi<W> {
     }
 
     fn clear(&mut self) -> io::Result<()> {
+        self.cursor_shown = None;
         self.put(b"\x1b[0m\x1b[2J");
         Ok(())
     }
 
     fn clear_region(&mut self, region: ClearType) -> io::Result<()> {
+        if region == ClearType::All {
+            self.cursor_shown = None;
+        }
         let sequence: &[u8] = match region {
             ClearType::All => b"\x1b[2J",
             ClearType::AfterCursor => b"\x1b[J",

@@ -3,7 +3,7 @@
 use crate::ansi::Ansi;
 use crate::keys::Parser;
 use crate::model::{Command, Event, Key, Model, Place};
-use crate::{node, view};
+use crate::{node, shell, view};
 use anyhow::Context;
 use control::settings::Settings;
 use ratatui::Terminal;
@@ -13,7 +13,7 @@ use rustix::termios::{OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcs
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 /// The terminal of whoever calls.
@@ -22,6 +22,8 @@ const OWN: &str = "/dev/tty";
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Before a vanished terminal is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Pieces of news that wait for the menu to take them.
+const NEWS: usize = 8;
 /// After this long without a key, someone may have plugged in another terminal: the next key draws everything.
 const LEFT_ALONE: Duration = Duration::from_secs(30);
 
@@ -32,15 +34,21 @@ const LEFT_ALONE: Duration = Duration::from_secs(30);
 ///
 /// Settings that can't be read, or no terminal to run on.
 pub fn run(dir: &Path, tty: Option<&Path>) -> anyhow::Result<()> {
-    let mut model = Model::new(place(dir, tty.is_none())?);
+    let place = place(dir, tty.is_none())?;
+    let mut model = Model::new(place.clone());
     let (commands, incoming) = channel();
-    let (events, news) = channel();
-    node::serve(dir.to_owned(), incoming, events)?;
+    // Bounded: a menu without its terminal takes none, and memory is limited.
+    let (events, news) = sync_channel(NEWS);
+    node::serve(dir.to_owned(), place, incoming, events)?;
     loop {
         let path = tty.unwrap_or(Path::new(OWN));
         let shown = Screen::open(path).and_then(|mut screen| screen.show(&mut model, &commands, &news));
         match (shown, tty) {
             (Ok(Left::Quit), _) => return Ok(()),
+            (Ok(Left::Shell), _) => {
+                let ended = shell::run(path);
+                model.handle(Event::Ended(ended));
+            }
             (Ok(Left::NodeThreadEnded), _) => anyhow::bail!("the thread that asks the node has ended"),
             (Err(error), None) => return Err(error).context(path.display().to_string()),
             (Err(_), Some(_)) => std::thread::sleep(AGAIN),
@@ -60,9 +68,10 @@ fn place(dir: &Path, borrowed: bool) -> anyhow::Result<Place> {
     let url =
         if settings.ports.web == 443 { format!("https://{host}/") } else { format!("https://{address}/") };
     Ok(Place {
-        name: settings.name,
+        name: settings.name.clone(),
         url: settings.web.then_some(url),
-        machine: node::supervisor(dir).is_some_and(rustix::process::Pid::is_init),
+        settings,
+        machine: webui::machine::is_one(dir),
         borrowed,
     })
 }
@@ -70,6 +79,7 @@ fn place(dir: &Path, borrowed: bool) -> anyhow::Result<Place> {
 /// Why the menu was left on a terminal that works.
 enum Left {
     Quit,
+    Shell,
     NodeThreadEnded,
 }
 
@@ -133,6 +143,7 @@ impl Screen {
                 match model.handle(event) {
                     Some(Command::Redraw) => terminal.clear()?,
                     Some(Command::Quit) => return Ok(Left::Quit),
+                    Some(Command::Shell) => return Ok(Left::Shell),
                     Some(command) if commands.send(command.clone()).is_err() => {
                         return Ok(Left::NodeThreadEnded);
                     }

@@ -46,6 +46,8 @@ impl Parser {
 fn plain(byte: u8) -> Option<Key> {
     match byte {
         b'\r' | b'\n' => Some(Key::Enter),
+        b'\t' => Some(Key::Down),
+        0x08 | 0x7f => Some(Key::Erase),
         0x0c => Some(Key::Redraw),
         0x20..0x7f => Some(Key::Char(char::from(byte))),
         _ => None,
@@ -56,6 +58,8 @@ fn cursor(byte: u8) -> Option<Key> {
     match byte {
         b'A' => Some(Key::Up),
         b'B' => Some(Key::Down),
+        b'C' => Some(Key::Right),
+        b'D' => Some(Key::Left),
         _ => None,
     }
 }
@@ -68,8 +72,19 @@ mod tests {
     fn cursor_keys_may_arrive_in_pieces() {
         let mut parser = Parser::default();
         assert_eq!(
-            parser.feed(b"\x1b[A\x1bOBx\r\x0c"),
-            [Key::Up, Key::Down, Key::Char('x'), Key::Enter, Key::Redraw]
+            parser.feed(b"\x1b[A\x1bOBx\r\x0c\x1b[D\x1b[C\x7f\x08\t"),
+            [
+                Key::Up,
+                Key::Down,
+                Key::Char('x'),
+                Key::Enter,
+                Key::Redraw,
+                Key::Left,
+                Key::Right,
+                Key::Erase,
+                Key::Erase,
+                Key::Down,
+            ]
         );
         assert_eq!(parser.feed(b"\x1b"), []);
         assert_eq!(parser.feed(b"["), []);

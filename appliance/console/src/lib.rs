@@ -13,15 +13,22 @@
 //! - Nothing is done that was not confirmed on the screen; a command under way takes no second one.
 //! - What the menu knows is what the node last said; when the node is silent, the screen says that and shows nothing
 //!   as current.
+//! - A shell has the terminal to itself; only who stands before the machine is offered one.
 //! - A terminal that vanishes is opened again; settings that it had are put back when the menu ends.
 
 #![forbid(unsafe_code)]
 
 pub mod ansi;
+pub mod checks;
+pub mod clock;
 mod driver;
+pub mod form;
 pub mod keys;
 pub mod model;
 mod node;
+mod probe;
+mod shell;
+pub mod stake;
 pub mod view;
 
 pub use driver::run;

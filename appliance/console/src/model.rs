@@ -1,9 +1,17 @@
 //! What the menu shows and does: events in, commands out. Pure and total.
 //!
 //! Invariant: in each screen, every key has a meaning or none; none of them leads to a command except through
-//! [`Screen::Confirm`], but for those that take nothing away: [`Command::OfferPairing`], `Redraw` and `Quit`.
+//! [`Screen::Confirm`], or a [`Screen::Form`] that asks for a phrase, but for those that take nothing away: [`Command::OfferPairing`], `LinkBundle`, `Test`, `ReadClock`,
+//! `Redraw` and `Quit`.
 
+use crate::checks::{self, Check, Finding};
+use crate::clock;
+use crate::form::{Form, Turn};
+use crate::stake::{self, Serving};
 use control::api::Status;
+use control::network::Network;
+use control::settings::Settings;
+use std::time::SystemTime;
 
 /// A key, as far as the menu has a use for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,10 +20,16 @@ pub enum Key {
     Up,
     /// One line down.
     Down,
+    /// One column to the left.
+    Left,
+    /// One column to the right.
+    Right,
     /// Take what is chosen.
     Enter,
     /// Back.
     Escape,
+    /// Take the last character away.
+    Erase,
     /// A character.
     Char(char),
     /// Draw everything anew (Ctrl-L): a serial terminal that has just been plugged in shows nothing.
@@ -40,6 +54,10 @@ pub enum Event {
     Asked(Result<Box<Snapshot>, String>),
     /// What the machine has told since its start, the latest last.
     Noticed(Vec<String>),
+    /// What a test of the network has found.
+    Tested(Vec<Finding>),
+    /// What the clock shows.
+    Clock(SystemTime),
     /// A command has ended: a sentence either way.
     Ended(Result<String, String>),
 }
@@ -53,6 +71,20 @@ pub enum Command {
     HandOver(String),
     /// Make another admin password and show it.
     ResetPassword,
+    /// Show a link to the support bundle.
+    LinkBundle,
+    /// Put the machine elsewhere on its network, and restart it.
+    SetNetwork(Network),
+    /// Try what the network reaches.
+    Test(Vec<Check>),
+    /// Show the clock, before it is set.
+    ReadClock,
+    /// Set the machine's clock.
+    SetClock(SystemTime),
+    /// Give the terminal to a shell.
+    Shell,
+    /// Erase this node and restart the machine; whether the loss of volumes was accepted.
+    Reset(bool),
     /// Restart the machine.
     Reboot,
     /// Switch the machine off.
@@ -70,6 +102,8 @@ pub struct Place {
     pub name: String,
     /// Where the web console is, or `None` without one.
     pub url: Option<String>,
+    /// Its settings at that start.
+    pub settings: Settings,
     /// The menu belongs to a machine: there is something to switch off.
     pub machine: bool,
     /// The menu was started by someone who wants the terminal back.
@@ -85,6 +119,18 @@ pub enum Item {
     HandOver,
     /// See [`Command::ResetPassword`].
     ResetPassword,
+    /// See [`Command::LinkBundle`].
+    LinkBundle,
+    /// See [`Command::SetNetwork`].
+    SetNetwork,
+    /// See [`Command::Test`].
+    Test,
+    /// See [`Command::SetClock`].
+    SetClock,
+    /// See [`Command::Shell`].
+    Shell,
+    /// See [`Command::Reset`].
+    Reset,
     /// See [`Command::Reboot`].
     Reboot,
     /// See [`Command::PowerOff`].
@@ -101,10 +147,39 @@ pub const MENU: &[(Item, char, &str, Shown)] = &[
     (Item::OfferPairing, 'p', "Offer pairing", |_| true),
     (Item::HandOver, 'h', "Hand a volume over", |_| true),
     (Item::ResetPassword, 'a', "Make a new admin password", |_| true),
+    (Item::LinkBundle, 'b', "Link to the support bundle", |place| place.url.is_some()),
+    (Item::SetNetwork, 'n', "Configure the network", |place| place.machine),
+    (Item::Test, 't', "Test the network", |_| true),
+    (Item::SetClock, 'c', "Set the clock", |place| place.machine),
+    (Item::Shell, 's', "Rescue shell", |place| place.machine),
+    (Item::Reset, 'f', "Factory reset", |place| place.machine),
     (Item::Reboot, 'r', "Reboot this node", |place| place.machine),
     (Item::PowerOff, 'o', "Power off this node", |place| place.machine),
     (Item::Quit, 'q', "Leave this menu", |place| place.borrowed),
 ];
+
+/// Lines of the menu beside each other; a column is filled before the next.
+pub const MENU_ROWS: usize = 6;
+
+/// What has to be typed where a reset costs more than the node.
+pub const ACCEPT: &str = "accept the loss";
+/// Volumes named there.
+const MOST_LOSSES: usize = 6;
+
+/// What a form is filled in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// See [`Command::SetNetwork`].
+    Network,
+    /// See [`Command::Test`].
+    Test,
+    /// See [`Command::SetClock`].
+    Clock,
+    /// See [`Command::Reset`]: the node's name.
+    Reset,
+    /// [`ACCEPT`].
+    Loss,
+}
 
 /// What is in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,10 +188,14 @@ pub enum Screen {
     Menu,
     /// Which of the volumes, by its place among [`Model::volumes`].
     Volumes(usize),
+    /// Something is to be typed.
+    Form(Purpose, Form),
     /// A question: what it is about, and what happens if it is answered with yes.
     Confirm(String, Command),
     /// A command is under way.
     Busy,
+    /// See [`Event::Tested`].
+    Findings(Vec<Finding>),
     /// How it ended.
     Message(Result<String, String>),
 }
@@ -169,6 +248,16 @@ impl Model {
                 self.notices = notices;
                 None
             }
+            Event::Clock(now) => {
+                let title = format!("The clock shows {} UTC. It is to be, in UTC:", clock::show(now));
+                let form = Form::new(title, &[("YYYY-MM-DD HH:MM[:SS]", "")]);
+                self.screen = Screen::Form(Purpose::Clock, form);
+                None
+            }
+            Event::Tested(findings) => {
+                self.screen = Screen::Findings(findings);
+                None
+            }
             Event::Ended(outcome) => {
                 self.screen = Screen::Message(outcome);
                 None
@@ -196,16 +285,25 @@ impl Model {
                 self.press_in_volumes(chosen, key);
                 None
             }
+            (Screen::Form(purpose, mut form), key) => {
+                let (screen, command) = match form.press(key) {
+                    Turn::Stay => (Screen::Form(purpose, form), None),
+                    Turn::Leave => (Screen::Menu, None),
+                    Turn::Done => self.take_form(purpose, form),
+                };
+                self.screen = screen;
+                command
+            }
             (Screen::Confirm(_, command), Key::Char('y' | 'Y')) => {
                 self.screen = Screen::Busy;
                 Some(command)
             }
             (Screen::Confirm(..), Key::Char('n' | 'N') | Key::Escape)
-            | (Screen::Message(_), Key::Enter | Key::Escape) => {
+            | (Screen::Message(_) | Screen::Findings(_), Key::Enter | Key::Escape) => {
                 self.screen = Screen::Menu;
                 None
             }
-            (Screen::Confirm(..) | Screen::Message(_) | Screen::Busy, _) => None,
+            (Screen::Confirm(..) | Screen::Message(_) | Screen::Findings(_) | Screen::Busy, _) => None,
         }
     }
 
@@ -214,6 +312,11 @@ impl Model {
         match key {
             Key::Up => self.chosen = self.chosen.saturating_sub(1),
             Key::Down => self.chosen = self.chosen.saturating_add(1).min(last),
+            Key::Left => self.chosen = self.chosen.checked_sub(MENU_ROWS).unwrap_or(self.chosen),
+            // The last column may be shorter.
+            Key::Right if self.chosen / MENU_ROWS < last / MENU_ROWS => {
+                self.chosen = self.chosen.saturating_add(MENU_ROWS).min(last);
+            }
             Key::Enter => return self.take_line(self.chosen),
             Key::Char(letter) => {
                 let found = self.items().position(|line| line.1 == letter.to_ascii_lowercase());
@@ -222,7 +325,7 @@ impl Model {
                     return self.take_line(index);
                 }
             }
-            Key::Escape | Key::Redraw => {}
+            Key::Right | Key::Erase | Key::Escape | Key::Redraw => {}
         }
         None
     }
@@ -245,13 +348,79 @@ impl Model {
                 ),
                 None => Screen::Menu,
             },
-            Key::Char(_) | Key::Redraw => Screen::Volumes(chosen),
+            Key::Left | Key::Right | Key::Erase | Key::Char(_) | Key::Redraw => Screen::Volumes(chosen),
         };
+    }
+
+    /// What comes after a form that was filled in.
+    fn take_form(&self, purpose: Purpose, mut form: Form) -> (Screen, Option<Command>) {
+        let next = match purpose {
+            Purpose::Network => self.network(&form),
+            Purpose::Test => self.test(&form),
+            Purpose::Clock => set_clock(&form),
+            Purpose::Reset => self.reset(&form),
+            Purpose::Loss => accept(&form),
+        };
+        match next {
+            Ok(next) => next,
+            Err(fault) => {
+                form.fault = Some(fault);
+                (Screen::Form(purpose, form), None)
+            }
+        }
+    }
+
+    fn network(&self, form: &Form) -> Result<(Screen, Option<Command>), String> {
+        let network = Network::typed(form.text(0), form.text(1))
+            .and_then(|n| self.place.settings.with_network(n).map(|_| n));
+        let network = network.map_err(|fault| fault.to_string())?;
+        let gateway = network.gateway.map_or("no gateway".into(), |gateway| format!("gateway {gateway}"));
+        let question = format!("Restart {} with address {network}, {gateway}?", self.place.name);
+        Ok((Screen::Confirm(question, Command::SetNetwork(network)), None))
+    }
+
+    fn test(&self, form: &Form) -> Result<(Screen, Option<Command>), String> {
+        let checks = match form.text(0).trim() {
+            "" => checks::all(self),
+            address => vec![checks::typed(address)?],
+        };
+        if checks.is_empty() {
+            return Err("neither a gateway nor members of a cluster are known: type an address".into());
+        }
+        Ok((Screen::Busy, Some(Command::Test(checks))))
+    }
+
+    /// What the node last said; `None` if it was silent.
+    fn snapshot(&self) -> Option<&Snapshot> {
+        self.known.as_ref().and_then(|known| known.as_deref().ok())
+    }
+
+    fn reset(&self, form: &Form) -> Result<(Screen, Option<Command>), String> {
+        if form.text(0) != self.place.name {
+            return Err(format!("this node's name is {}", self.place.name));
+        }
+        let lost = stake::lost_by_reset(&self.place.name, self.snapshot());
+        if lost.is_empty() {
+            return Ok((Screen::Busy, Some(Command::Reset(false))));
+        }
+        let more = lost.len().saturating_sub(MOST_LOSSES);
+        let mut title: Vec<String> = lost.into_iter().take(MOST_LOSSES).collect();
+        if more > 0 {
+            title.push(format!("... and {more} more volumes."));
+        }
+        title.push(format!("Type \"{ACCEPT}\" to go on:"));
+        Ok((Screen::Form(Purpose::Loss, Form::new(title.join("\n"), &[("", "")])), None))
+    }
+
+    /// Whether the node is known to be in a cluster.
+    fn in_cluster(&self) -> bool {
+        matches!(&self.known, Some(Ok(known)) if known.status.cluster.is_some())
     }
 
     fn take(&mut self, item: Item) -> Option<Command> {
         let (screen, command) = match item {
             Item::OfferPairing => (Screen::Busy, Some(Command::OfferPairing)),
+            Item::LinkBundle => (Screen::Busy, Some(Command::LinkBundle)),
             Item::Quit => return Some(Command::Quit),
             Item::HandOver if self.volumes().is_empty() => {
                 (Screen::Message(Err("There is no volume to hand over.".into())), None)
@@ -261,6 +430,45 @@ impl Model {
                 let question = "Make a new admin password for this node? The current one ends.";
                 (Screen::Confirm(question.into(), Command::ResetPassword), None)
             }
+            Item::SetNetwork if self.in_cluster() => {
+                let reason = format!(
+                    "{} is in a cluster, whose nodes know each other by address.\n\
+                     A factory reset makes it a new node, which can be paired at another one.",
+                    self.place.name
+                );
+                (Screen::Message(Err(reason)), None)
+            }
+            Item::SetNetwork => {
+                let network = self.place.settings.network();
+                let gateway = network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+                let fields =
+                    [("Address/prefix length", &*network.to_string()), ("Gateway, or nothing", &gateway)];
+                (Screen::Form(Purpose::Network, Form::new("This node's own address:", &fields)), None)
+            }
+            Item::Test => {
+                let title = "An address to try, ADDRESS (echo) or ADDRESS:PORT (connect);\n\
+                             nothing for gateway, members and portal:";
+                (Screen::Form(Purpose::Test, Form::new(title, &[("Address", "")])), None)
+            }
+            Item::SetClock => match stake::serving(&self.place.name, self.snapshot()) {
+                Serving::Volume(volume) => (Screen::Message(Err(stake::clock_of_primary(&volume))), None),
+                Serving::Nothing | Serving::Unknown => (Screen::Busy, Some(Command::ReadClock)),
+            },
+            Item::Shell => {
+                let question = "Open a shell on this terminal? It can do anything to this node and its data.";
+                (Screen::Confirm(question.into(), Command::Shell), None)
+            }
+            Item::Reset => {
+                let mut title =
+                    "A factory reset erases this node's settings, identity, password and logs, and\n\
+                                 takes its labels off its data disks; then it restarts. No way back.\n"
+                        .to_owned();
+                if self.in_cluster() {
+                    title += "Its cluster goes on counting it as a member that is away.\n";
+                }
+                title += "Type its name to go on:";
+                (Screen::Form(Purpose::Reset, Form::new(title, &[("Name of this node", "")])), None)
+            }
             Item::Reboot => (Screen::Confirm(format!("Reboot {}?", self.place.name), Command::Reboot), None),
             Item::PowerOff => {
                 (Screen::Confirm(format!("Power off {}?", self.place.name), Command::PowerOff), None)
@@ -269,6 +477,20 @@ impl Model {
         self.screen = screen;
         command
     }
+}
+
+fn accept(form: &Form) -> Result<(Screen, Option<Command>), String> {
+    match form.text(0) {
+        ACCEPT => Ok((Screen::Busy, Some(Command::Reset(true)))),
+        _ => Err(format!("type \"{ACCEPT}\", or Esc")),
+    }
+}
+
+fn set_clock(form: &Form) -> Result<(Screen, Option<Command>), String> {
+    let time = clock::typed(form.text(0))?;
+    let question =
+        format!("Set the clock to {} UTC? A lease that this node holds ends with it.", clock::show(time));
+    Ok((Screen::Confirm(question, Command::SetClock(time)), None))
 }
 
 #[cfg(test)]

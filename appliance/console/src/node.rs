@@ -1,21 +1,34 @@
 //! Asks the node, on a thread of its own.
 
-use crate::model::{Command, Event, Snapshot};
+use crate::model::{Command, Event, Place, Snapshot};
+use crate::probe;
+use crate::shell::BUSYBOX;
+use crate::stake::{self, Serving};
 use anyhow::Context;
 use control::paths;
-use rustix::process::{Pid, Signal};
+use rustix::time::{ClockId, Timespec, clock_settime};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::process;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use webui::client::{Client, ClientError};
+use webui::machine;
 
 /// Between two questions for the state: over a serial line, more often would be noise.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The state is a quick answer, or none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What is said when the machine has been told to.
+const RESTARTS: &str = "The node goes down, then restarts.";
+
 /// Carries commands out and tells the state, until the menu is gone.
-pub(crate) fn serve(dir: PathBuf, commands: Receiver<Command>, events: Sender<Event>) -> anyhow::Result<()> {
+pub(crate) fn serve(
+    dir: PathBuf,
+    place: Place,
+    commands: Receiver<Command>,
+    events: SyncSender<Event>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     std::thread::Builder::new().name("node".into()).spawn(move || {
         let client = Client::local(&dir);
@@ -28,8 +41,8 @@ pub(crate) fn serve(dir: PathBuf, commands: Receiver<Command>, events: Sender<Ev
             }
             match commands.recv_timeout(INTERVAL) {
                 Ok(command) => {
-                    let ended = runtime.block_on(execute(&client, &dir, command));
-                    if events.send(Event::Ended(ended)).is_err() {
+                    let ended = runtime.block_on(execute(&client, &dir, &place, command));
+                    if events.send(ended).is_err() {
                         return;
                     }
                 }
@@ -55,7 +68,15 @@ async fn ask(client: &Client) -> Result<Box<Snapshot>, String> {
     Ok(Box::new(Snapshot { status, fingerprint }))
 }
 
-async fn execute(client: &Client, dir: &Path, command: Command) -> Result<String, String> {
+async fn execute(client: &Client, dir: &Path, place: &Place, command: Command) -> Event {
+    match command {
+        Command::ReadClock => Event::Clock(SystemTime::now()),
+        Command::Test(checks) => Event::Tested(probe::run(checks).await),
+        other => Event::Ended(change(client, dir, place, other).await),
+    }
+}
+
+async fn change(client: &Client, dir: &Path, place: &Place, command: Command) -> Result<String, String> {
     match command {
         Command::OfferPairing => {
             let offer = client.offer_pairing().await.map_err(|error| error.message)?;
@@ -70,22 +91,63 @@ async fn execute(client: &Client, dir: &Path, command: Command) -> Result<String
             client.change_password(&password).await.map_err(|error| error.message)?;
             Ok(format!("New password of admin: {password}. It is not shown again."))
         }
-        // What PID 1 makes of a signal: see the supervisor's `Ending`.
-        Command::Reboot => signal(dir, Signal::INT).map(|()| "The node goes down, then restarts.".into()),
-        Command::PowerOff => signal(dir, Signal::TERM).map(|()| "The node goes down.".into()),
-        // The driver's own.
-        Command::Redraw | Command::Quit => Ok(String::new()),
+        Command::LinkBundle => {
+            let link = client.support_bundle_link().await.map_err(|error| error.message)?;
+            let url = place.url.as_deref().unwrap_or_default().trim_end_matches('/');
+            let minutes = link.valid_s / 60;
+            Ok(format!(
+                "Good for one download within {minutes} minutes, without sign-in:\n{url}{}",
+                link.path
+            ))
+        }
+        // Not through the web process: a wrong address may be what keeps it from running.
+        Command::SetNetwork(network) => {
+            machine::set_network(dir, network)
+                .and_then(|()| machine::restart(dir))
+                .map_err(|error| error.message)?;
+            Ok(RESTARTS.into())
+        }
+        Command::Reset(accepted) => {
+            let lost = stake::lost_by_reset(&place.name, ask(client).await.as_deref().ok());
+            if let (Some(lost), false) = (lost.first(), accepted) {
+                return Err(format!("Since you were asked, something changed:\n{lost}"));
+            }
+            machine::ask_for_reset(dir)
+                .and_then(|()| machine::restart(dir))
+                .map_err(|error| error.message)?;
+            Ok(RESTARTS.into())
+        }
+        Command::Reboot => machine::restart(dir).map(|()| RESTARTS.into()).map_err(|error| error.message),
+        Command::PowerOff => {
+            machine::power_off(dir).map(|()| "The node goes down.".into()).map_err(|error| error.message)
+        }
+        Command::SetClock(time) => {
+            // The status on the screen may be two seconds old.
+            let known = ask(client).await;
+            match stake::serving(&place.name, known.as_deref().ok()) {
+                Serving::Volume(volume) => Err(stake::clock_of_primary(&volume)),
+                Serving::Nothing | Serving::Unknown => set_clock(time),
+            }
+        }
+        // Not a change, or the driver's own.
+        Command::ReadClock | Command::Test(_) | Command::Shell | Command::Redraw | Command::Quit => {
+            Ok(String::new())
+        }
     }
 }
 
-/// The process that the node's supervisor is, if there is one.
-pub(crate) fn supervisor(dir: &Path) -> Option<Pid> {
-    let text = std::fs::read_to_string(dir.join(paths::SUPERVISOR_PID)).ok()?;
-    Pid::from_raw(text.trim().parse().ok()?)
-}
-
-fn signal(dir: &Path, signal: Signal) -> Result<(), String> {
-    let supervisor = supervisor(dir).filter(|pid| pid.is_init());
-    let supervisor = supervisor.ok_or_else(|| "This node is not a machine of its own.".to_owned())?;
-    rustix::process::kill_process(supervisor, signal).map_err(|error| format!("Process 1: {error}"))
+/// Sets the clock, and the one that the machine starts with.
+fn set_clock(time: SystemTime) -> Result<String, String> {
+    let since = time.duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+    let seconds = since.as_secs().try_into().map_err(|_| "It is too far away.".to_owned())?;
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    tracing::warn!(seconds, "the clock is set");
+    clock_settime(ClockId::Realtime, time).map_err(|error| error.to_string())?;
+    let kept = process::Command::new(BUSYBOX).args(["hwclock", "--systohc", "--utc"]).output();
+    let reason = match kept {
+        Ok(output) if output.status.success() => return Ok("The clock is set.".into()),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => format!("{BUSYBOX}: {error}"),
+    };
+    Ok(format!("The clock is set, but the next start begins with the old time:\n{reason}"))
 }

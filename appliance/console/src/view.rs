@@ -1,6 +1,7 @@
 //! How the menu looks: 80x25, ASCII, black and white.
 
-use crate::model::{Model, Screen, Snapshot};
+use crate::form::Form;
+use crate::model::{MENU_ROWS, Model, Screen, Snapshot};
 use control::api::{Status, VolumeStatus};
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -31,10 +32,13 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) {
         put(frame, row, Line::raw(ascii(text)));
     }
     put(frame, MENU_ROW - 1, Line::raw(rule("Menu")));
-    for (index, (row, (_, key, words))) in (MENU_ROW..).zip(model.items()).enumerate() {
-        put(frame, row, choice(&format!(" {}  {words} ", key.to_ascii_uppercase()), index == model.chosen));
+    let places = (0..2).flat_map(|column| (0..MENU_ROWS).map(move |row| (column, row)));
+    for (index, ((column, row), (_, key, words))) in places.zip(model.items()).enumerate() {
+        let text = format!(" {}  {words} ", key.to_ascii_uppercase());
+        let (left, row) = (column * COLUMNS / 2, MENU_ROW.saturating_add(u16::try_from(row).unwrap_or(0)));
+        put_at(frame, left, row, choice(&text, index == model.chosen));
     }
-    put(frame, ROWS - 1, Line::raw("-- Up/Down Enter: choose   Esc: back   Ctrl-L: draw anew"));
+    put(frame, ROWS - 1, Line::raw("-- Arrows Enter: choose   Esc: back   Ctrl-L: draw anew"));
     front(model, frame);
 }
 
@@ -101,10 +105,19 @@ fn front(model: &Model, frame: &mut Frame<'_>) {
     let lines = match &model.screen {
         Screen::Menu => return,
         Screen::Busy => vec![Line::raw(" Please wait ...")],
-        Screen::Message(Ok(text)) => vec![Line::raw(format!(" {}", ascii(text))), Line::raw(" Enter: go on")],
-        Screen::Message(Err(text)) => {
-            vec![Line::raw(format!(" Not done: {}", ascii(text))), Line::raw(" Enter: go on")]
+        Screen::Findings(findings) => {
+            let lines = findings.iter().map(|finding| Line::raw(format!(" {}", ascii(&finding.to_string()))));
+            lines.chain([Line::raw(" Enter: go on")]).collect()
         }
+        Screen::Message(outcome) => {
+            let text = match outcome {
+                Ok(text) => text.clone(),
+                Err(reason) => format!("Not done: {reason}"),
+            };
+            let lines = text.lines().map(|line| Line::raw(format!(" {}", ascii(line))));
+            lines.chain([Line::raw(" Enter: go on")]).collect()
+        }
+        Screen::Form(_, form) => typed(form),
         Screen::Confirm(question, _) => {
             vec![Line::raw(format!(" {}", ascii(question))), Line::raw(" Y: yes   N: no")]
         }
@@ -117,9 +130,27 @@ fn front(model: &Model, frame: &mut Frame<'_>) {
             std::iter::once(Line::raw(" Which volume?")).chain(lines).collect()
         }
     };
-    let area = Rect::new(0, MENU_ROW, COLUMNS, ROWS - 1 - MENU_ROW).intersection(frame.area());
+    // As high as it has to be, over the menu at least, and over the state above it if need be.
+    let height = u16::try_from(lines.len()).unwrap_or(ROWS).clamp(ROWS - 1 - MENU_ROW, ROWS - 2);
+    let area = Rect::new(0, ROWS - 1 - height, COLUMNS, height).intersection(frame.area());
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(lines).wrap(ratatui::widgets::Wrap { trim: false }), area);
+}
+
+fn typed(form: &Form) -> Vec<Line<'static>> {
+    let (fields, at) = form.fields();
+    let mut lines: Vec<Line<'_>> =
+        form.title.lines().map(|line| Line::raw(format!(" {}", ascii(line)))).collect();
+    lines.extend(fields.iter().enumerate().map(|(index, field)| {
+        let (mark, end) = if index == at { ('>', "_") } else { (' ', "") };
+        Line::raw(format!("{mark} {:<22} {}{end}", field.label, ascii(&field.text)))
+    }));
+    lines.push(Line::raw(match &form.fault {
+        Some(fault) => format!(" Not so: {}", ascii(fault)),
+        None => String::new(),
+    }));
+    lines.push(Line::raw(" Enter: next, at last go on   Esc: give up"));
+    lines
 }
 
 fn choice(text: &str, chosen: bool) -> Line<'static> {
@@ -130,7 +161,11 @@ fn choice(text: &str, chosen: bool) -> Line<'static> {
 }
 
 fn put(frame: &mut Frame<'_>, row: u16, line: Line<'static>) {
-    let area = Rect::new(0, row, COLUMNS, 1).intersection(frame.area());
+    put_at(frame, 0, row, line);
+}
+
+fn put_at(frame: &mut Frame<'_>, left: u16, row: u16, line: Line<'static>) {
+    let area = Rect::new(left, row, COLUMNS.saturating_sub(left), 1).intersection(frame.area());
     frame.render_widget(line, area);
 }
 

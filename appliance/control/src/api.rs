@@ -60,12 +60,31 @@ pub struct MemberStatus {
     pub online: bool,
     /// Its address.
     pub address: IpAddr,
+    /// Where its peers reach it there.
+    #[serde(default)]
+    pub ports: PeerPorts,
     /// It serves at least one volume.
     pub serving: bool,
     /// Free space for volumes.
     pub free: ByteCount,
     /// All space for volumes.
     pub capacity: ByteCount,
+}
+
+/// Ports of a member that its peers connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerPorts {
+    /// Cluster messages.
+    pub cluster: u16,
+    /// Replication.
+    pub replication: u16,
+}
+
+impl Default for PeerPorts {
+    fn default() -> Self {
+        let crate::settings::Ports { cluster, replication, .. } = crate::settings::Ports::default();
+        Self { cluster, replication }
+    }
 }
 
 /// One volume.

@@ -6,8 +6,10 @@
 //! - [`api`]: status and commands, between the web console or `futago ctl` and the cluster manager
 //!   (HTTP/JSON over a unix socket).
 //! - [`targets`] and [`names`]: who may log in to which target and sees which LUN, and iSCSI names and patterns.
+//! - [`network`]: the part of the settings that says where a node is on its network.
 //! - [`service`]: health of the supervised services.
 //! - [`update`]: what runs on the node and what is installed beside it.
+//! - [`setup`]: what a machine without settings is asked, and the settings that come of the answers.
 //! - [`paths`]: where everything stands below a node's directory.
 //!
 //! Invariant: every type here is data; decoding rejects unknown enum tags, and a setting that was accepted by
@@ -20,8 +22,10 @@ extern crate alloc;
 pub mod api;
 pub mod link;
 pub mod names;
+pub mod network;
 pub mod paths;
 pub mod service;
 pub mod settings;
+pub mod setup;
 pub mod targets;
 pub mod update;

@@ -4,6 +4,8 @@
 pub const SETTINGS: &str = "settings.json";
 /// Node id, private key and certificate.
 pub const IDENTITY_DIR: &str = "identity";
+/// Below [`IDENTITY_DIR`]: this identity is, or was, in a cluster, and is nothing without its Raft log (S20).
+pub const IN_CLUSTER: &str = "in-cluster";
 /// The admin password's hash below [`WEB_DIR`], PHC form.
 pub const PASSWORD: &str = "password";
 /// Raft log and vote (redb).
@@ -29,5 +31,13 @@ pub const MACHINE_PROBLEMS: &str = "run/problems";
 /// What the people at the machine's terminals should know of its start and since, a notice a line; PID 1 writes it, the
 /// menus show the last ones.
 pub const MACHINE_NOTICES: &str = "run/notices";
+/// While a machine has no settings: what it was found to have ([`crate::setup::Machine`]); PID 1 writes it, the set-up
+/// console reads it.
+pub const SETUP_MACHINE: &str = "run/setup-machine.json";
+/// While a machine has no settings: how to get into the set-up console ([`crate::setup::Door`]); the console writes it,
+/// PID 1 shows it.
+pub const SETUP_DOOR: &str = "run/setup-door.json";
+/// A factory reset is wanted: PID 1 erases this directory at its next start, this file last.
+pub const FACTORY_RESET: &str = "factory-reset";
 /// One log file per service below it, e.g. `log/storage.log`.
 pub const LOG_DIR: &str = "log";

@@ -33,6 +33,15 @@ pub struct Settings {
     /// Where packets for other networks go; set by PID 1. `None`: nowhere.
     #[serde(default)]
     pub gateway: Option<IpAddr>,
+    /// A link that only replication uses; set by PID 1. `None`: it goes over `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
+    /// DNS servers, asked in this order for names in `ntp`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
+    /// NTP servers, by address or name; PID 1 sets the wall clock by them. None: it is the hypervisor's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ntp: Vec<String>,
     /// Data disks: block devices or preallocated files. Empty on a witness.
     #[serde(default)]
     pub disks: Vec<String>,
@@ -43,6 +52,18 @@ pub struct Settings {
     /// Run the web console.
     #[serde(default = "default_true")]
     pub web: bool,
+}
+
+/// The link of replication.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// Its name, e.g. `eth1`.
+    pub interface: String,
+    /// This node's address on it, which the other data node reaches.
+    pub address: IpAddr,
+    /// Prefix length of the address.
+    pub prefix_len: u8,
 }
 
 /// What a node is for.
@@ -109,6 +130,11 @@ pub fn is_name(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
+/// Whether `name` can be a host's in DNS (RFC 1123 §2.1): labels of letters, digits and hyphens, not all of it numbers.
+fn is_host_name(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_name) && name.bytes().any(|b| b.is_ascii_alphabetic())
+}
+
 impl Settings {
     /// Reads and checks `settings.json`.
     ///
@@ -123,33 +149,63 @@ impl Settings {
 
     /// Checks every setting; the first fault is returned.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        let fault = |setting, reason| Err(SettingsError { setting, reason });
+        self.faults().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Checks every setting.
+    #[must_use]
+    pub fn faults(&self) -> Vec<SettingsError> {
+        let mut faults = Vec::new();
+        let mut fault = |setting, reason| faults.push(SettingsError { setting, reason });
         if self.version != 1 {
-            return fault("version", format!("{} is unknown; this build reads 1", self.version));
+            fault("version", format!("{} is unknown; this build reads 1", self.version));
         }
         if !is_name(&self.name) {
-            return fault("name", format!("{:?} is not 1 to 63 letters, digits and hyphens", self.name));
+            fault("name", format!("{:?} is not 1 to 63 letters, digits and hyphens", self.name));
         }
         if self.address.is_unspecified() || self.address.is_multicast() {
-            return fault("address", format!("{} is no address that peers can reach", self.address));
+            fault("address", format!("{} is no address that peers can reach", self.address));
         }
         if !TIME_SCALES.contains(&self.time_scale_percent) {
-            return fault("time_scale_percent", format!("{} is not 10 to 2000", self.time_scale_percent));
+            fault("time_scale_percent", format!("{} is not 10 to 2000", self.time_scale_percent));
         }
         if self.role == Role::Data && self.disks.is_empty() {
-            return fault("disks", "a data node needs at least one".into());
+            fault("disks", "a data node needs at least one".into());
         }
         if self.role == Role::Witness && !self.disks.is_empty() {
-            return fault("disks", "a witness holds no data".into());
+            fault("disks", "a witness holds no data".into());
         }
         let widest = if self.address.is_ipv4() { 32 } else { 128 };
         if self.portal_prefix_len > widest {
-            return fault("portal_prefix_len", format!("{} is over {widest}", self.portal_prefix_len));
+            fault("portal_prefix_len", format!("{} is over {widest}", self.portal_prefix_len));
         }
         if self.gateway.is_some_and(|gateway| gateway.is_ipv4() != self.address.is_ipv4()) {
-            return fault("gateway", format!("it is not of the kind of address that {} is", self.address));
+            fault("gateway", format!("it is not of the kind of address that {} is", self.address));
         }
-        Ok(())
+        if let Some(mirror) = &self.mirror {
+            let widest = if mirror.address.is_ipv4() { 32 } else { 128 };
+            if mirror.address.is_unspecified() || mirror.address.is_multicast() || mirror.prefix_len > widest
+            {
+                fault("mirror", format!("{}/{} is no address of a node", mirror.address, mirror.prefix_len));
+            }
+            if mirror.address == self.address || self.portal_interface.as_ref() == Some(&mirror.interface) {
+                fault("mirror", "it is not a link and address of its own".into());
+            }
+            if self.role == Role::Witness {
+                fault("mirror", "a witness holds no data".into());
+            }
+        }
+        for server in self.ntp.iter().filter(|server| server.parse::<IpAddr>().is_err()) {
+            if !is_host_name(server) {
+                fault("ntp", format!("{server:?} is neither an address nor a host name"));
+            } else if self.dns.is_empty() {
+                fault(
+                    "ntp",
+                    format!("{server} is a name, and there is no DNS server to ask for its address"),
+                );
+            }
+        }
+        faults
     }
 
     /// The cluster's time-outs at this node's scale.
@@ -167,7 +223,8 @@ impl Settings {
     /// Where peers reach this node's replication port.
     #[must_use]
     pub fn replication_address(&self) -> SocketAddr {
-        SocketAddr::new(self.address, self.ports.replication)
+        let address = self.mirror.as_ref().map_or(self.address, |mirror| mirror.address);
+        SocketAddr::new(address, self.ports.replication)
     }
 }
 
@@ -225,6 +282,9 @@ mod tests {
             portal_interface: None,
             portal_prefix_len: 24,
             gateway: None,
+            mirror: None,
+            dns: Vec::new(),
+            ntp: Vec::new(),
             disks: vec!["disk0.img".into()],
             time_scale_percent: 100,
             web: true,
@@ -235,12 +295,36 @@ mod tests {
     fn faults_name_the_setting() {
         assert_eq!(sample().validate(), Ok(()));
         type Spoil = fn(&mut Settings);
-        let cases: [(&str, Spoil); 7] = [
+        let mirror = |address: &str, prefix_len| {
+            Some(Mirror { interface: "eth1".into(), address: address.parse().unwrap(), prefix_len })
+        };
+        let sound = Settings {
+            mirror: mirror("192.0.2.129", 25),
+            dns: vec!["192.0.2.53".parse().unwrap()],
+            ntp: vec!["192.0.2.123".into(), "2001:db8::123".into(), "time.example.org".into()],
+            ..sample()
+        };
+        assert_eq!(sound.validate(), Ok(()));
+        assert_eq!(sound.replication_address(), "192.0.2.129:7788".parse().unwrap());
+        assert_eq!(sound.cluster_address(), "127.0.0.11:7780".parse().unwrap());
+        for spoiled in [
+            Settings { mirror: mirror("127.0.0.11", 24), ..sample() },
+            Settings { mirror: mirror("0.0.0.0", 24), ..sample() },
+            Settings { mirror: mirror("192.0.2.129", 33), ..sample() },
+            Settings { portal_interface: Some("eth1".into()), ..sound.clone() },
+            Settings { role: Role::Witness, disks: vec![], ..sound.clone() },
+        ] {
+            assert_eq!(spoiled.validate().unwrap_err().setting, "mirror", "{spoiled:?}");
+        }
+        let cases: [(&str, Spoil); 10] = [
             ("version", |s| s.version = 2),
             ("name", |s| s.name = "-x".into()),
             ("address", |s| s.address = "0.0.0.0".parse().unwrap()),
             ("time_scale_percent", |s| s.time_scale_percent = 0),
             ("gateway", |s| s.gateway = Some("2001:db8::1".parse().unwrap())),
+            ("ntp", |s| s.ntp = vec!["time.example.org".into()]),
+            ("ntp", |s| s.ntp = vec!["192.0.2".into()]),
+            ("ntp", |s| (s.dns, s.ntp) = (vec![s.address], vec!["a b".into()])),
             ("disks", |s| s.disks.clear()),
             ("disks", |s| s.role = Role::Witness),
         ];

@@ -94,6 +94,7 @@ struct Inner {
     path: PathBuf,
     kind: DiskKind,
     direct: bool,
+    in_memory: bool,
     alignment: Alignment,
     size_bytes: AtomicU64,
     flush_failed: AtomicBool,
@@ -167,6 +168,11 @@ impl Disk {
     #[must_use]
     pub fn is_direct(&self) -> bool {
         self.0.direct
+    }
+
+    /// Whether a read is a copy from memory: a file on tmpfs.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.0.in_memory
     }
 
     /// What the device asks of a request. The ring meets it for any request; the blocking calls here do not.
@@ -403,11 +409,13 @@ fn open_once(path: &Path, direct: bool, least_alignment_bytes: u32) -> Result<Di
     alignment.memory_bytes = alignment.memory_bytes.max(least);
     let size_bytes = size_of(file.as_fd())
         .map_err(|e| DiskError::system(format!("read the size of {}", path.display()), e))?;
+    let in_memory = rustix::fs::fstatfs(&file).is_ok_and(|system| system.f_type == libc::TMPFS_MAGIC);
     Ok(Disk(Arc::new(Inner {
         file,
         path: path.to_path_buf(),
         kind,
         direct,
+        in_memory,
         alignment,
         size_bytes: AtomicU64::new(size_bytes),
         flush_failed: AtomicBool::new(false),

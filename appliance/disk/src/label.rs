@@ -4,9 +4,10 @@
 //! label at 0 and at 1 MiB, allocation table at 2 MiB and at 8 MiB, volume space from 16 MiB. All places are
 //! counted from the start, so a disk may grow.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, ZeroMode};
 use crate::error::{DiskError, ErrorKind};
 use crate::record::{self, BLOCK_BYTES, Chosen, Sequenced, Slot};
+use crate::table::SPACE_START_BYTES;
 use base::{ClusterId, DecodeError, NodeId, Reader};
 use std::fmt;
 
@@ -151,6 +152,26 @@ pub(crate) fn load(disk: &Disk, owner: Identity) -> Result<Chosen<Label>, DiskEr
         return refuse(ErrorKind::Foreign, text);
     }
     Ok(chosen)
+}
+
+/// Makes a disk blank that is labelled for `node`: labels and tables are zeroed, what the volumes held is not. A disk that is
+/// blank already is fine.
+///
+/// # Errors
+/// [`ErrorKind::Foreign`] for what is labelled for another node or holds something else; the disk is not changed then.
+pub fn forget(disk: &Disk, node: NodeId) -> Result<(), DiskError> {
+    let refuse =
+        |reason: String| Err(DiskError::new(ErrorKind::Foreign, format!("{}: {reason}", disk.name())));
+    match inspect(disk)? {
+        Content::Blank => return Ok(()),
+        Content::Foreign(what) => return refuse(format!("the disk holds {what}")),
+        Content::Labelled(label) if label.identity.node != node => {
+            return refuse(format!("the disk belongs to node {}", label.identity.node));
+        }
+        Content::Labelled(_) => {}
+    }
+    disk.zero_blocking(0, SPACE_START_BYTES, ZeroMode::Keep)?;
+    disk.flush_blocking()
 }
 
 /// Writes the bad or old copy anew, so that both hold the label.

@@ -37,7 +37,7 @@ pub use alloc::Reservation;
 pub use buffer::{BUFFER_ALIGN, Buffer, BufferMut, BufferPool, PoolLimits};
 pub use disk::{Alignment, Disk, DiskKind, OpenOptions, Preallocate, ZeroMode};
 pub use error::{DiskError, ErrorKind};
-pub use label::{Content, DiskId, Identity, Label, inspect};
+pub use label::{Content, DiskId, Identity, Label, forget, inspect};
 pub use pool::{Force, Pool, RunInfo, VolumeSpace};
 pub use ring::{BackendKind, Completion, Durability, Readiness, Returned, Ring, RingConfig};
 pub use space::{Piece, Space};

@@ -149,6 +149,47 @@ fn random_requests_match_where_there_is_no_direct_io() {
     }
 }
 
+/// A short read of a file in RAM has ended when `submit` returns; a long one goes the usual way.
+#[test]
+fn a_short_read_from_memory_is_done_at_once() {
+    let memory = std::path::Path::new("/dev/shm");
+    if !rustix::fs::statfs(memory).is_ok_and(|system| system.f_type == libc::TMPFS_MAGIC) {
+        println!("/dev/shm is no tmpfs here");
+        return;
+    }
+    let directory = tempfile::tempdir_in(memory).unwrap();
+    for (number, config) in backends().into_iter().enumerate() {
+        let disk = disk(&directory, &number.to_string(), 1);
+        disk.write_blocking(4096, &[7; 4096]).unwrap();
+        let space = Space::of_disk(&disk);
+        let pool = BufferPool::default();
+        let mut ring = Ring::new(&config).unwrap();
+        for len in [4096, 16 << 10] {
+            ring.read(1, &space, 4096, pool.take(len).unwrap());
+            assert!(ring.next().is_none(), "nothing is done before it is submitted");
+            ring.submit().unwrap();
+            assert!(ring.is_ready());
+            let done = ring.next().unwrap();
+            done.result.unwrap();
+            let Returned::Read(buffer) = done.buffer else { panic!("a read gives its buffer back") };
+            assert_eq!(buffer.as_slice()[..4096], [7; 4096]);
+            assert!(buffer.as_slice()[4096..].iter().all(|&byte| byte == 0));
+        }
+        // Short and long ones, and a read past the end, end once each.
+        for token in 0..8 {
+            ring.read(token, &space, 0, pool.take(if token % 2 == 0 { 4096 } else { 64 << 10 }).unwrap());
+        }
+        ring.read(8, &space, 1 << 20, pool.take(4096).unwrap());
+        let mut ended: Vec<_> =
+            drain(&mut ring).iter().map(|done| (done.token, done.result.is_ok())).collect();
+        ended.sort_unstable();
+        assert_eq!(ended, (0..9).map(|token| (token, token < 8)).collect::<Vec<_>>());
+        assert_eq!(ring.open_requests(), 0);
+        let disk = self::disk(&directory, &format!("{number}-model"), 1);
+        compare_with_model(ring, &disk, 512, 78);
+    }
+}
+
 #[test]
 fn io_uring_is_what_runs_where_the_system_allows_it() {
     if let Err(error) = io_uring::IoUring::new(2) {

@@ -34,12 +34,18 @@ enum Command {
     /// Replication engine and iSCSI target (started by the supervisor)
     #[command(hide = true)]
     Storage(NodeArguments),
+    /// Take this node's labels off its data disks (process 1, at a factory reset)
+    #[command(hide = true)]
+    ForgetDisks(NodeArguments),
     /// Cluster manager (started by the supervisor)
     #[command(hide = true)]
     Cluster(NodeArguments),
     /// Web console (started by the supervisor)
     #[command(hide = true)]
     Web(NodeArguments),
+    /// Set-up console of a machine without settings (started by PID 1)
+    #[command(hide = true)]
+    Setup(NodeArguments),
 }
 
 #[derive(clap::Args)]
@@ -72,13 +78,24 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => report(demo::run(&arguments), ExitCode::FAILURE),
         Command::Ctl(arguments) => webui::ctl::ctl(&arguments),
         Command::Console(arguments) => {
+            // On the caller's terminal there is no room beside the menu.
+            if arguments.tty.is_some() {
+                logging::start();
+            }
             report(console::run(&arguments.dir, arguments.tty.as_deref()), ExitCode::FAILURE)
         }
         Command::Node(arguments) => report(run_node(&arguments), ExitCode::FAILURE),
         Command::Init => supervisor::run_init(),
         Command::Storage(arguments) => service(|| storage::run(&arguments.dir)),
+        Command::ForgetDisks(arguments) => {
+            let kept = storage::forget_disks(&arguments.dir);
+            report(kept.map(|kept| kept.iter().for_each(|line| println!("{line}"))), ExitCode::FAILURE)
+        }
         Command::Cluster(arguments) => service(|| manager::run(&arguments.dir)),
         Command::Web(arguments) => service(|| webui::run(&arguments.dir)),
+        Command::Setup(arguments) => {
+            service(|| webui::run_setup(&arguments.dir, control::settings::Ports::default().web))
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`frames`]: replication frames. [`metadata`]: a replica's records on disk. [`disks`]: labels and pool tables.
 //! - [`messages`]: storage link, cluster messages, committed commands, settings. [`pairing`]: pairing, both halves.
 //! - [`updates`]: an update's header.
+//! - [`network`]: the DHCP client, answers of DNS servers.
 //!
 //! Test code only: it may unwrap, and a panic is the report.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -21,6 +22,7 @@ pub mod frames;
 pub mod login;
 pub mod messages;
 pub mod metadata;
+pub mod network;
 pub mod pairing;
 pub mod pdu;
 pub mod session;
@@ -41,6 +43,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("messages", messages::target),
     ("pairing", pairing::target),
     ("updates", updates::target),
+    ("network", network::target),
 ];
 
 /// The target named `name`.

@@ -124,4 +124,5 @@ targets! {
     messages: 2000, 4000;
     pairing: 300, 700;
     updates: 2000, 4000;
+    network: 2000, 4000;
 }

@@ -84,8 +84,8 @@ impl Chap {
         let find = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
         match (self.step, find("CHAP_A"), find("CHAP_R")) {
             (Step::Algorithm, Some(algorithms), None) => {
-                let offered = |wanted: &Algorithm| algorithms.split(',').any(|code| code == wanted.code());
-                let chosen = Algorithm::BEST_FIRST.into_iter().find(offered).ok_or(NotAuthentic)?;
+                // The initiator's order of preference counts (RFC 7143 §12.1.3, §6.2.1).
+                let chosen = algorithms.split(',').find_map(Algorithm::from_code).ok_or(NotAuthentic)?;
                 text::push(out, "CHAP_A", chosen.code());
                 text::push(out, "CHAP_I", self.nonce.id);
                 text::push(out, "CHAP_C", Hex(&self.nonce.challenge));
@@ -137,7 +137,9 @@ impl Chap {
 }
 
 impl Algorithm {
-    const BEST_FIRST: [Self; 2] = [Self::Sha256, Self::Md5];
+    fn from_code(code: &str) -> Option<Self> {
+        [Self::Sha256, Self::Md5].into_iter().find(|algorithm| algorithm.code() == code)
+    }
 
     /// Value of CHAP_A.
     fn code(self) -> &'static str {
@@ -312,7 +314,18 @@ mod tests {
     }
 
     #[test]
-    fn sha_256_is_preferred_and_used_both_ways() {
+    fn the_initiator_s_first_known_algorithm_is_used() {
+        for (offered, used) in [("5,6,7,8", "5"), ("5,7", "5"), ("8,6,5,7", "5"), ("8,6,7,5", "7")] {
+            chosen(credentials(None), offered, used);
+        }
+        for unknown in ["56", "", "6,8"] {
+            let mut chap = Chap::new([credentials(None)].to_vec(), NONCE);
+            assert_eq!(chap.keys(&[("CHAP_A", unknown)], &mut Vec::new()), Err(NotAuthentic));
+        }
+    }
+
+    #[test]
+    fn sha_256_is_used_both_ways() {
         // FIPS 180-4's own example: SHA-256 of "abc".
         assert_eq!(
             Hex(&Algorithm::Sha256.digest(0x61, b"b", b"c")).to_string(),
@@ -321,7 +334,7 @@ mod tests {
         let proof = |secret: &[u8], id, challenge: &[u8]| {
             Hex(&Algorithm::Sha256.digest(id, secret, challenge)).to_string()
         };
-        for offered in ["7", "5,7", "7,5", "8,6,5,7"] {
+        for offered in ["7", "7,5", "8,6,7,5"] {
             let mut chap = chosen(credentials(Some("other-secret!")), offered, "7");
             let response = proof(b"secret-secret", 7, &[0xa5; 16]);
             let keys = [("CHAP_N", "user"), ("CHAP_R", &*response), ("CHAP_I", "9"), ("CHAP_C", "0x0102")];
@@ -330,7 +343,7 @@ mod tests {
             let expected = proof(b"other-secret!", 9, &[1, 2]);
             assert_eq!(out, format!("CHAP_N=target\0CHAP_R={expected}\0").into_bytes());
         }
-        let mut downgraded = chosen(credentials(None), "5,7", "7");
+        let mut downgraded = chosen(credentials(None), "7,5", "7");
         let keys = [("CHAP_N", "user"), ("CHAP_R", &*response())];
         assert_eq!(downgraded.keys(&keys, &mut Vec::new()), Err(NotAuthentic));
     }

@@ -28,8 +28,6 @@ use tokio::task::JoinSet;
 use transport::pairing::{Card, Offer};
 use transport::{Endpoint, Identity, Protocol};
 
-/// Below the identity directory: this identity has been in a cluster (S20).
-const USED: &str = "in-cluster";
 /// Least time for a handshake: the time-outs scale, the cost of a handshake does not.
 const LEAST_HANDSHAKE: Duration = Duration::from_secs(1);
 
@@ -92,10 +90,17 @@ impl Node {
         self.storage.tell_state(|| self.log.applied().state.for_storage(self.me));
     }
 
-    /// Remembers, durably, that this identity belongs to a cluster: from now on it is nothing without its log (S20).
+    /// Remembers, durably, that this identity belongs to a cluster: from now on it is nothing without its log (S20), and
+    /// has to stay at the address by which the others know it.
     pub(crate) fn mark_identity(&self, cluster: ClusterId) -> anyhow::Result<()> {
+        let next = read_settings(&self.dir.join(paths::SETTINGS))?.address;
+        anyhow::ensure!(
+            next == self.settings.address,
+            "{} is about to move to {next}: restart it first",
+            self.settings.name
+        );
         let dir = self.dir.join(paths::IDENTITY_DIR);
-        let path = dir.join(USED);
+        let path = dir.join(paths::IN_CLUSTER);
         let write = || -> io::Result<()> {
             let mut file =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
@@ -124,7 +129,7 @@ impl Manager {
         let identity = Identity::load_or_create(&dir.join(paths::IDENTITY_DIR))?;
         let database = dir.join(paths::RAFT_DB);
         anyhow::ensure!(
-            database.exists() || !dir.join(paths::IDENTITY_DIR).join(USED).exists(),
+            database.exists() || !dir.join(paths::IDENTITY_DIR).join(paths::IN_CLUSTER).exists(),
             "Raft log {} is missing, but this node has been in a cluster: without its log it has to join as a new \
              node, with a new identity (S20)",
             database.display()

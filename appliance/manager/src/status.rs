@@ -6,7 +6,7 @@ use base::{ByteCount, NodeId};
 use cluster::placement::{gathering_node, is_parted};
 use cluster::{ClusterState, VolumeEntry};
 use control::api::{
-    ChapStatus, ClusterStatus, GrowthStatus, LunStatus, MemberStatus, ResyncStatus, RuleStatus,
+    ChapStatus, ClusterStatus, GrowthStatus, LunStatus, MemberStatus, PeerPorts, ResyncStatus, RuleStatus,
     SessionStatus, Status, TargetStatus, VolumeState, VolumeStatus,
 };
 use control::link::{Report, ResyncReport, SessionReport, VolumeReport};
@@ -72,6 +72,10 @@ impl View<'_> {
             role: if member.data { Role::Data } else { Role::Witness },
             online: self.online(member.node),
             address: member.cluster_address.ip(),
+            ports: PeerPorts {
+                cluster: member.cluster_address.port(),
+                replication: member.replication_address.port(),
+            },
             serving: report.is_some_and(|report| report.volumes.iter().any(|volume| volume.serving)),
             free: report.map_or(ByteCount(0), |report| report.free),
             capacity: report.map_or(ByteCount(0), |report| report.capacity),

@@ -1,10 +1,11 @@
-//! Links, addresses, routes, the host name, and the floating address with its announcement. No policy: who holds the
-//! floating address is decided elsewhere.
+//! Links, addresses, routes, the host name, the floating address with its announcement, DHCP and DNS. No policy: who holds
+//! the floating address is decided elsewhere.
 //!
 //! # Flow
 //!
 //! [`Netlink`] sends one request at a time to the kernel (rtnetlink(7)) and waits for its answer; `message` encodes and
-//! decodes these, `arp` builds the announcement (both pure). [`FloatingAddress`] puts them together.
+//! decodes these, `arp` builds the announcement (both pure). [`FloatingAddress`] puts them together. [`dhcp`] (pure) is
+//! how a machine that nobody has given an address asks for one, [`dns`] (pure) how a name becomes an address.
 //!
 //! # Invariants
 //!
@@ -12,6 +13,8 @@
 //! - Every call answers within milliseconds; only announcements take longer, in a thread of their own.
 
 mod arp;
+pub mod dhcp;
+pub mod dns;
 mod floating;
 mod message;
 mod netlink;

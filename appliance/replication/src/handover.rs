@@ -9,6 +9,18 @@ use base::{Change, InstanceId, Monotonic, NodeId};
 use crate::api::{Buffer, Command};
 use crate::replica::Replica;
 
+const UNDER_WAY: &str = "a hand-over or stop is under way";
+const NO_SESSION: &str = "no session with the successor is open";
+
+/// A hand-over that is asked for while the session with the successor is still being opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    to: NodeId,
+    instance: InstanceId,
+    /// Whoever has no session by then is about to leave `in_sync`.
+    deadline: Monotonic,
+}
+
 /// An orderly end of serving.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Closing {
@@ -43,16 +55,36 @@ impl<B: Buffer> Replica<B> {
     pub fn handle_hand_over(&mut self, now: Monotonic, to: NodeId, instance: InstanceId) {
         self.advance(now);
         self.check_lease();
-        match self.hand_over_obstacle(to, instance) {
-            Some(reason) => self.emit(Command::HandOverFailed(reason.to_string())),
-            None => self.close(Purpose::HandOver { to, instance, then_stop: false }),
+        let deadline = self.now + self.options.timing.peer;
+        if self.wanted.is_some() {
+            self.emit(Command::HandOverFailed(UNDER_WAY.to_string()));
+        } else {
+            self.wanted = Some(Wanted { to, instance, deadline });
         }
         self.pump();
     }
 
+    /// Begins the hand-over that was asked for, as soon as nothing is in its way.
+    pub(crate) fn wanted_progress(&mut self) {
+        let Some(Wanted { to, instance, deadline }) = self.wanted else { return };
+        let obstacle = self.hand_over_obstacle(to, instance);
+        if obstacle == Some(NO_SESSION) && self.now < deadline {
+            return;
+        }
+        self.wanted = None;
+        match obstacle {
+            Some(reason) => self.emit(Command::HandOverFailed(reason.to_string())),
+            None => self.close(Purpose::HandOver { to, instance, then_stop: false }),
+        }
+    }
+
+    pub(crate) fn wanted_deadline(&self) -> Option<Monotonic> {
+        self.wanted.map(|wanted| wanted.deadline)
+    }
+
     fn hand_over_obstacle(&self, to: NodeId, instance: InstanceId) -> Option<&'static str> {
         if self.closing.is_some() {
-            return Some("a hand-over or stop is under way");
+            return Some(UNDER_WAY);
         }
         if !self.gate(self.now) || !self.acting() {
             return Some("the volume is not served here");
@@ -65,7 +97,7 @@ impl<B: Buffer> Replica<B> {
 
     fn link_obstacle(&self, instance: InstanceId) -> Option<&'static str> {
         match self.link.as_ref().filter(|link| link.is_open() && link.dialled && link.in_sync) {
-            None => Some("no session with the successor is open"),
+            None => Some(NO_SESSION),
             Some(link) if link.instance() != Some(instance) => {
                 Some("the successor's storage process is another")
             }
@@ -114,7 +146,7 @@ impl<B: Buffer> Replica<B> {
                 };
                 match lost {
                     Some(reason) => self.cancel_hand_over(reason, then_stop),
-                    None => self.hand_over_step(closing.phase, to, instance),
+                    None => self.hand_over_step(closing.phase, to, instance, then_stop),
                 }
             }
             Purpose::Stop => self.stop_step(closing.phase),
@@ -149,14 +181,14 @@ impl<B: Buffer> Replica<B> {
         false
     }
 
-    fn hand_over_step(&mut self, phase: ClosingPhase, to: NodeId, instance: InstanceId) {
+    fn hand_over_step(&mut self, phase: ClosingPhase, to: NodeId, instance: InstanceId, leaves: bool) {
         if !self.emptied(phase) {
             return;
         }
         // S3: from proposing on nothing is served; the lease is given up (S5).
         self.stop_serving();
         self.lease = None;
-        self.propose(Change::HandOver { to, instance });
+        self.propose(Change::HandOver { to, instance, leaves });
         self.gave_up = true;
         if let Some(closing) = self.closing.as_mut() {
             closing.phase = ClosingPhase::Proposed;

@@ -11,7 +11,7 @@ use crate::api::{
 };
 use crate::bitmap::Bitmap;
 use crate::epoch::Pending;
-use crate::handover::Closing;
+use crate::handover::{Closing, Wanted};
 use crate::job::Job;
 use crate::layout::{self, ACTIVITY_LOG, Layout, SUPERBLOCK};
 use crate::range_lock::RangeLocks;
@@ -81,6 +81,7 @@ pub struct Replica<B> {
     pub(crate) failed: bool,
     /// The disk does not answer (watch.rs, S11).
     pub(crate) watch: DiskWatch,
+    pub(crate) wanted: Option<Wanted>,
     pub(crate) closing: Option<Closing>,
     pub(crate) stopped: bool,
     /// Requests that wait for the end of an attempt to hand over.
@@ -168,6 +169,7 @@ impl<B: Buffer> Replica<B> {
             gave_up: false,
             failed: false,
             watch: DiskWatch::default(),
+            wanted: None,
             closing: None,
             stopped: false,
             parked: VecDeque::new(),
@@ -315,6 +317,7 @@ impl<B: Buffer> Replica<B> {
         if self.resync.is_some() {
             self.resync_pump();
         }
+        self.wanted_progress();
         if self.closing.is_some() {
             self.closing_progress();
         }

@@ -39,6 +39,7 @@ impl<B: Buffer> Replica<B> {
             self.link_timeout(),
             self.dial_timeout(),
             self.resync_timeout(),
+            self.wanted_deadline(),
             self.closing_deadline(),
             self.size_timeout(),
             Some(self.watch_timeout()),

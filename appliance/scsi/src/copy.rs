@@ -20,28 +20,37 @@ use crate::sense::{Asc, Sense, SenseBytes, SenseKey};
 use crate::target::{Target, cut};
 use crate::unit::{LogicalUnit, UnitConfig};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use base::{LOGICAL_BLOCK_BYTES, Lba, VolumeId, Writer};
 
 const HEADER_BYTES: usize = 16;
 const CSCD_BYTES: usize = 32;
 const SEGMENT_BYTES: usize = 28;
+const OFFSET_SEGMENT_BYTES: usize = 32;
 /// Most copy source and copy destination descriptors of a list.
-const MAX_CSCDS: usize = 16;
+pub(crate) const MAX_CSCDS: u16 = 16;
 /// Most segments of a list.
-const MAX_SEGMENTS: usize = 64;
+pub(crate) const MAX_SEGMENTS: u16 = 64;
 /// Longest descriptors of a list, both kinds.
-const MAX_DESCRIPTOR_BYTES: usize = MAX_CSCDS * CSCD_BYTES + MAX_SEGMENTS * SEGMENT_BYTES;
-/// Longest segment: all that its field can say, 32 MiB.
-const MAX_SEGMENT_BYTES: u32 = u16::MAX as u32 * LOGICAL_BLOCK_BYTES;
+pub(crate) const MAX_DESCRIPTOR_BYTES: u16 = MAX_CSCDS * 32 + MAX_SEGMENTS * 28;
+/// Longest segment: all that the field of a block to block descriptor can say, 32 MiB.
+pub(crate) const MAX_SEGMENT_BYTES: u32 = u16::MAX as u32 * LOGICAL_BLOCK_BYTES;
+/// What a segment is a multiple of, as a power of two: a block.
+pub(crate) const SEGMENT_GRANULARITY: u8 = 9;
+const _: () = assert!(1 << SEGMENT_GRANULARITY == LOGICAL_BLOCK_BYTES);
 /// A segment is copied in pieces of 4 MiB (what ESXi asks for at once).
 const PIECE_BLOCKS: u64 = 8192;
 /// Most copies at a time at a target, as each holds memory; one more is BUSY.
-const MAX_COPIES: u8 = 32;
+pub(crate) const MAX_COPIES: u8 = 32;
 
 /// Identification descriptor CSCD descriptor (SPC-4 §6.4.5.6).
 const IDENTIFICATION: u8 = 0xe4;
 /// Block device to block device segment descriptor (SPC-4 §6.4.6.7).
 const BLOCK_TO_BLOCK: u8 = 0x02;
+/// Block device to block device with offset segment descriptor (SPC-4 §6.4.6): counts bytes, of which whole blocks are taken.
+const BLOCK_TO_BLOCK_WITH_OFFSET: u8 = 0x0a;
+/// Types of descriptors that are known, in ascending order.
+pub(crate) const DESCRIPTORS: [u8; 3] = [BLOCK_TO_BLOCK, BLOCK_TO_BLOCK_WITH_OFFSET, IDENTIFICATION];
 
 /// What became of a list.
 #[derive(Clone, Debug)]
@@ -110,7 +119,8 @@ struct List<'a> {
     /// `None`: nobody will ask (LIST ID USAGE 11b).
     id: Option<u8>,
     cscds: &'a [[u8; CSCD_BYTES]],
-    segments: &'a [[u8; SEGMENT_BYTES]],
+    /// Each with its place in the list.
+    segments: Vec<(usize, &'a [u8])>,
 }
 
 /// One segment, resolved.
@@ -248,58 +258,72 @@ fn list<'a>(command: &Command<'a>, cdb: &Cdb) -> Result<List<'a>, Sense> {
     }
     let cscds_len = usize::from(u16::from_be_bytes([cscds_high, cscds_low]));
     let segments_len = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-    if cscds_len.saturating_add(segments_len) > MAX_DESCRIPTOR_BYTES {
+    if cscds_len.saturating_add(segments_len) > usize::from(MAX_DESCRIPTOR_BYTES) {
         return Err(short);
     }
     if !cscds_len.is_multiple_of(CSCD_BYTES) {
         return Err(Sense::invalid_parameter_byte(2));
     }
-    if cscds_len / CSCD_BYTES > MAX_CSCDS {
+    if cscds_len / CSCD_BYTES > usize::from(MAX_CSCDS) {
         return Err(Sense::illegal(Asc::TOO_MANY_TARGET_DESCRIPTORS));
-    }
-    if segments_len / SEGMENT_BYTES > MAX_SEGMENTS {
-        return Err(Sense::illegal(Asc::TOO_MANY_SEGMENT_DESCRIPTORS));
     }
     let (cscds, rest) = rest.split_at_checked(cscds_len).ok_or(short)?;
     let segments = rest.get(..segments_len).ok_or(short)?;
-    let cscds = cscds.as_chunks().0;
-    check_types(cscds, segments)?;
-    let (segments, tail) = segments.as_chunks();
-    if !tail.is_empty() {
-        return Err(Sense::invalid_parameter_byte(8));
-    }
-    Ok(List { id, cscds, segments })
-}
-
-/// Descriptors of other types may have other lengths: the types are looked at first.
-fn check_types(cscds: &[[u8; CSCD_BYTES]], segments: &[u8]) -> Result<(), Sense> {
+    let cscds: &[[u8; CSCD_BYTES]] = cscds.as_chunks().0;
+    // Descriptors of other types may have other lengths: the types are looked at first.
     if cscds.iter().any(|[kind, ..]| *kind != IDENTIFICATION) {
         return Err(Sense::illegal(Asc::UNSUPPORTED_TARGET_DESCRIPTOR_TYPE));
     }
-    let mut rest = segments;
-    while let Some((&kind, _)) = rest.split_first() {
-        if kind != BLOCK_TO_BLOCK {
-            return Err(Sense::illegal(Asc::UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE));
+    let segments = split(HEADER_BYTES + cscds_len, segments)?;
+    Ok(List { id, cscds, segments })
+}
+
+/// The segment descriptors, which begin at byte `at` of the list.
+fn split(mut at: usize, mut rest: &[u8]) -> Result<Vec<(usize, &[u8])>, Sense> {
+    let mut out = Vec::new();
+    while let Some(&kind) = rest.first() {
+        let len = match kind {
+            BLOCK_TO_BLOCK => SEGMENT_BYTES,
+            BLOCK_TO_BLOCK_WITH_OFFSET => OFFSET_SEGMENT_BYTES,
+            _ => return Err(Sense::illegal(Asc::UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE)),
+        };
+        if out.len() >= usize::from(MAX_SEGMENTS) {
+            return Err(Sense::illegal(Asc::TOO_MANY_SEGMENT_DESCRIPTORS));
         }
-        rest = rest.get(SEGMENT_BYTES..).unwrap_or(&[]);
+        let (segment, left) = rest.split_at_checked(len).ok_or(Sense::invalid_parameter_byte(8))?;
+        out.push((at, segment));
+        at = at.saturating_add(len);
+        rest = left;
     }
-    Ok(())
+    Ok(out)
 }
 
 /// Segment `index` of the list, if the nexus may copy it now.
 fn segment(target: &Target, nexus: NexusId, list: &List<'_>, index: usize) -> Result<Segment, Refusal> {
-    let at = HEADER_BYTES + list.cscds.len() * CSCD_BYTES + index * SEGMENT_BYTES;
+    let nothing = Sense::invalid_parameter_byte(8);
+    let &(at, descriptor) = list.segments.get(index).ok_or(nothing)?;
     let wrong = |byte: usize| Sense::invalid_parameter_byte(u16::try_from(at + byte).unwrap_or(u16::MAX));
-    let descriptor = list.segments.get(index).ok_or(wrong(0))?;
+    let (fixed, offsets) = descriptor.split_first_chunk::<SEGMENT_BYTES>().ok_or(nothing)?;
     // DC and CAT do not matter between units whose blocks are of one size.
-    let [_, _, l0, l1, s0, s1, d0, d1, _, _, b0, b1, lbas @ ..] = *descriptor;
-    let [len, source, destination, blocks] = [[l0, l1], [s0, s1], [d0, d1], [b0, b1]].map(u16::from_be_bytes);
-    if len != 0x18 {
+    let [_, _, l0, l1, s0, s1, d0, d1, c0, c1, c2, c3, lbas @ ..] = *fixed;
+    let [len, source, destination] = [[l0, l1], [s0, s1], [d0, d1]].map(u16::from_be_bytes);
+    if usize::from(len) + 4 != descriptor.len() {
         return Err(wrong(2).into());
     }
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = lbas;
     let [from, to] = [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]].map(u64::from_be_bytes);
-    let blocks = u64::from(blocks);
+    let blocks = if offsets.is_empty() {
+        u64::from(u16::from_be_bytes([c2, c3])) // the two bytes before are reserved
+    } else {
+        let bytes = u32::from_be_bytes([c0, c1, c2, c3]);
+        if bytes > MAX_SEGMENT_BYTES || !bytes.is_multiple_of(LOGICAL_BLOCK_BYTES) {
+            return Err(wrong(8).into());
+        }
+        if offsets != [0; OFFSET_SEGMENT_BYTES - SEGMENT_BYTES] {
+            return Err(wrong(SEGMENT_BYTES).into());
+        }
+        u64::from(bytes / LOGICAL_BLOCK_BYTES)
+    };
     // SPC-4 §6.4.3.3: what is wrong with a segment aborts the copy, and the field pointer tells where.
     let aborted = |asc, byte| Sense { key: SenseKey::CopyAborted, asc, ..wrong(byte) };
     let nowhere = |byte| aborted(Asc::UNREACHABLE_COPY_TARGET, byte);
@@ -373,15 +397,14 @@ pub(crate) fn copy_status(target: &mut Target, command: &Command<'_>, cdb: &Cdb)
 
 /// RECEIVE COPY RESULTS, OPERATING PARAMETERS (SPC-4 table 323).
 pub(crate) fn operating_parameters(_: &mut Target, _: &Command<'_>, cdb: &Cdb) -> Result<Step, Sense> {
-    let count = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
-    let mut out = Writer::with_capacity(46);
-    out.u32_be(42).u8(0x01).bytes(&[0; 3]); // SNLID: lists without identifier
-    out.u16_be(count(MAX_CSCDS)).u16_be(count(MAX_SEGMENTS)).u32_be(u32::from(count(MAX_DESCRIPTOR_BYTES)));
+    let mut out = Writer::with_capacity(47);
+    out.u32_be(43).u8(0x01).bytes(&[0; 3]); // SNLID: lists without identifier
+    out.u16_be(MAX_CSCDS).u16_be(MAX_SEGMENTS).u32_be(u32::from(MAX_DESCRIPTOR_BYTES));
     out.u32_be(MAX_SEGMENT_BYTES);
     out.u32_be(0).u32_be(0).u32_be(0); // no inline data, none held, no streams
     out.u16_be(0).u16_be(u16::from(MAX_COPIES)).u8(MAX_COPIES);
-    out.u8(9).u8(0).u8(0); // granularity: a block
-    out.bytes(&[0; 3]).u8(2).bytes(&[BLOCK_TO_BLOCK, IDENTIFICATION]);
+    out.u8(SEGMENT_GRANULARITY).u8(0).u8(0).bytes(&[0; 3]);
+    out.u8(3).bytes(&DESCRIPTORS);
     Ok(Step::Done(Response::parameters(cut(out.into_vec(), u64::from(cdb.u32(10))))))
 }
 

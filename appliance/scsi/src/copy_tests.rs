@@ -386,10 +386,61 @@ fn lists_are_bounded() {
     bench.good(&copy(&most), &most);
     assert_eq!(bench.ram.log.len(), 64);
     let tells = bench.data_in(&results(3, 0));
-    assert_eq!(tells.len(), 46);
-    assert_eq!(tells[..16], [0, 0, 0, 42, 1, 0, 0, 0, 0, 16, 0, 64, 0, 0, 0x09, 0x00]);
+    assert_eq!(tells.len(), 47);
+    assert_eq!(tells[..16], [0, 0, 0, 43, 1, 0, 0, 0, 0, 16, 0, 64, 0, 0, 0x09, 0x00]);
     assert_eq!(tells[16..20], (65_535_u32 * 512).to_be_bytes());
-    assert_eq!(tells[34..], [0, 32, 32, 9, 0, 0, 0, 0, 0, 2, 0x02, 0xe4]);
+    assert_eq!(tells[34..], [0, 32, 32, 9, 0, 0, 0, 0, 0, 3, 0x02, 0x0a, 0xe4]);
+}
+
+/// Block device to block device with offset: `bytes` of it, at byte offsets into the first blocks.
+fn by_bytes((from, to): (u64, u64), bytes: u32, offsets: [u8; 4]) -> Vec<u8> {
+    let mut out = segment(MAIN, from, SECOND, to, 0).to_vec();
+    (out[0], out[3]) = (0x0a, 0x1c);
+    out[8..12].copy_from_slice(&bytes.to_be_bytes());
+    out.extend(offsets);
+    out
+}
+
+/// A list of these segments, of whatever lengths.
+fn list_of_any(segments: &[&[u8]]) -> Vec<u8> {
+    let mut out = list(&[]);
+    let segments = segments.concat();
+    out[8..12].copy_from_slice(&u32::try_from(segments.len()).unwrap().to_be_bytes());
+    out.extend(segments);
+    out
+}
+
+#[test]
+fn a_segment_may_count_bytes() {
+    let mut bench = bench();
+    let source = bench.ram.bytes.clone();
+    let list = list_of_any(&[
+        &by_bytes((3, 7), 1024, [0; 4]),
+        &segment(MAIN, 0, SECOND, 100, 1),
+        &by_bytes((1, 1), 0, [0; 4]),
+    ]);
+    bench.good(&copy(&list), &list);
+    assert_eq!(bench.ram.log, [operation(VOLUME, 3, OTHER, 7, 2), operation(VOLUME, 0, OTHER, 100, 1)]);
+    assert_eq!(bench.ram.other[7 * 512..9 * 512], source[3 * 512..5 * 512]);
+    assert_eq!(bench.data_in(&results(0, 5)), [0, 0, 0, 8, 1, 0, 3, 0, 0, 0, 6, 0]);
+}
+
+#[test]
+fn a_segment_that_counts_bytes_is_checked() {
+    let mut bench = bench();
+    let first = segment(MAIN, 0, SECOND, 0, 1);
+    let second_of = |second: &[u8]| list_of_any(&[&first, second]);
+    // The first segment stands at byte 80, the second at 108.
+    refused(&mut bench, &second_of(&by_bytes((0, 0), 513, [0; 4])), 0x5, (0x26, 0), Some(116));
+    refused(&mut bench, &second_of(&by_bytes((0, 0), 65_536 * 512, [0; 4])), 0x5, (0x26, 0), Some(116));
+    refused(&mut bench, &second_of(&by_bytes((0, 0), 512, [0, 1, 0, 0])), 0x5, (0x26, 0), Some(136));
+    refused(&mut bench, &second_of(&by_bytes((0, 0), 512, [0, 0, 2, 0])), 0x5, (0x26, 0), Some(136));
+    refused(&mut bench, &second_of(&by_bytes((BLOCKS, 0), 512, [0; 4])), 0xa, (0, 0), Some(120));
+    refused(&mut bench, &second_of(&by_bytes((0, BLOCKS - 1), 1024, [0; 4])), 0xa, (0, 0), Some(128));
+    refused(&mut bench, &second_of(&by_bytes((0, 0), 512, [0; 4])[..28]), 0x5, (0x26, 0), Some(8));
+    let mut short = by_bytes((0, 0), 512, [0; 4]);
+    short[3] = 0x18;
+    refused(&mut bench, &second_of(&short), 0x5, (0x26, 0), Some(110));
 }
 
 #[test]

@@ -1,11 +1,16 @@
 //! Vital product data pages (SPC-4 §7.8, SBC-3 §6.6).
 
+use crate::copy::{
+    DESCRIPTORS, MAX_COPIES, MAX_CSCDS, MAX_DESCRIPTOR_BYTES, MAX_SEGMENT_BYTES, MAX_SEGMENTS,
+    SEGMENT_GRANULARITY,
+};
 use crate::identity::{self, PORT_GROUP, RELATIVE_PORT, TargetPort};
 use crate::inquiry::{DISK, VENDOR};
 use crate::limits::{
     MAX_COMPARE_BLOCKS, MAX_TRANSFER_BLOCKS, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME_BLOCKS,
     OPTIMAL_TRANSFER_BLOCKS, UNMAP_GRANULARITY_BLOCKS,
 };
+use crate::table::TABLE;
 use crate::unit::{LogicalUnit, UnitConfig};
 use alloc::vec::Vec;
 use base::Writer;
@@ -13,11 +18,12 @@ use base::Writer;
 type Builder = fn(&mut Writer, &LogicalUnit, &TargetPort);
 
 /// Page code and what writes its payload, in ascending order of codes.
-const PAGES: [(u8, Builder); 7] = [
+const PAGES: [(u8, Builder); 8] = [
     (0x00, supported_pages),
     (0x80, unit_serial_number),
     (0x83, device_identification),
     (0x86, extended_inquiry),
+    (0x8f, third_party_copy),
     (0xb0, block_limits),
     (0xb1, block_device_characteristics),
     (0xb2, logical_block_provisioning),
@@ -115,6 +121,50 @@ fn extended_inquiry(out: &mut Writer, unit: &LogicalUnit, _: &TargetPort) {
     out.pad_to(60);
 }
 
+/// Third-party Copy (SPC-4 §7.8.17): what RECEIVE COPY RESULTS, OPERATING PARAMETERS tells, and the commands. Without ROD
+/// token limits, so that nobody offers tokens (Windows' ODX).
+fn third_party_copy(out: &mut Writer, _: &LogicalUnit, _: &TargetPort) {
+    let count = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
+    let mut commands = Writer::with_capacity(8);
+    for code in [0x83, 0x84] {
+        let actions: Vec<u8> = TABLE
+            .iter()
+            .filter(|entry| entry.code == code)
+            .filter_map(|entry| u8::try_from(entry.service_action?).ok())
+            .collect();
+        commands.u8(code).u8(count(actions.len())).bytes(&actions);
+    }
+    let mut payload = Writer::with_capacity(32);
+    payload.u8(count(commands.len())).bytes(commands.as_slice());
+    copy_descriptor(out, SUPPORTED_COMMANDS, payload);
+    let mut payload = Writer::with_capacity(28);
+    payload.u32_be(0).u16_be(MAX_CSCDS).u16_be(MAX_SEGMENTS).u32_be(u32::from(MAX_DESCRIPTOR_BYTES));
+    payload.pad_to(28); // no inline data
+    copy_descriptor(out, PARAMETER_DATA, payload);
+    let mut payload = Writer::with_capacity(4);
+    payload.u8(count(DESCRIPTORS.len())).bytes(&DESCRIPTORS);
+    copy_descriptor(out, SUPPORTED_DESCRIPTORS, payload);
+    let mut payload = Writer::with_capacity(4);
+    payload.u16_be(0); // CSCDs are named by descriptors alone
+    copy_descriptor(out, SUPPORTED_CSCD_IDS, payload);
+    let mut payload = Writer::with_capacity(32);
+    payload.u32_be(u32::from(MAX_COPIES)).u32_be(u32::from(MAX_COPIES)).u32_be(MAX_SEGMENT_BYTES);
+    payload.u8(SEGMENT_GRANULARITY).pad_to(32);
+    copy_descriptor(out, GENERAL_COPY_OPERATIONS, payload);
+}
+
+const SUPPORTED_COMMANDS: u16 = 0x0001;
+const PARAMETER_DATA: u16 = 0x0004;
+const SUPPORTED_DESCRIPTORS: u16 = 0x0008;
+const SUPPORTED_CSCD_IDS: u16 = 0x000c;
+const GENERAL_COPY_OPERATIONS: u16 = 0x8001;
+
+/// A third-party copy descriptor, whose length is a multiple of four.
+fn copy_descriptor(out: &mut Writer, kind: u16, mut payload: Writer) {
+    payload.pad_to(payload.len().next_multiple_of(4));
+    out.u16_be(kind).u16_be(len16(payload.as_slice())).bytes(payload.as_slice());
+}
+
 fn block_limits(out: &mut Writer, unit: &LogicalUnit, _: &TargetPort) {
     let config = &unit.config;
     let wide = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
@@ -155,7 +205,7 @@ mod tests {
     fn listed_pages_exist_and_tell_their_length() {
         let mut bench = Bench::ready();
         let list = page(&mut bench, 0);
-        assert_eq!(list, [0, 0, 0, 7, 0, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2]);
+        assert_eq!(list, [0, 0, 0, 8, 0, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2]);
         for &code in &list[4..] {
             let data = page(&mut bench, code);
             assert_eq!(usize::from(u16::from_be_bytes([data[2], data[3]])) + 4, data.len(), "{code:x}");
@@ -178,6 +228,21 @@ mod tests {
         assert_eq!(&data[80..108], b"iqn.2026-01.test:t,t,0x0001\0");
         assert_eq!(data[108..112], [0x53, 0xa8, 0, 20]);
         assert_eq!(&data[112..], b"iqn.2026-01.test:t\0\0");
+    }
+
+    #[test]
+    fn third_party_copy_tells_commands_limits_and_descriptors() {
+        let mut bench = Bench::ready();
+        let data = page(&mut bench, 0x8f);
+        let (commands, rest) = data[4..].split_at(16);
+        assert_eq!(commands, [0, 1, 0, 12, 8, 0x83, 1, 0, 0x84, 3, 0, 3, 4, 0, 0, 0]);
+        let (parameters, rest) = rest.split_at(32);
+        assert_eq!(parameters[..16], [0, 4, 0, 28, 0, 0, 0, 0, 0, 16, 0, 64, 0, 0, 0x09, 0]);
+        assert_eq!(parameters[16..], [0; 16]);
+        let (descriptors, rest) = rest.split_at(16);
+        assert_eq!(descriptors, [0, 8, 0, 4, 3, 0x02, 0x0a, 0xe4, 0, 0x0c, 0, 4, 0, 0, 0, 0]);
+        assert_eq!(rest[..20], [0x80, 1, 0, 32, 0, 0, 0, 32, 0, 0, 0, 32, 0x01, 0xff, 0xfe, 0, 9, 0, 0, 0]);
+        assert_eq!(rest[20..], [0; 16]);
     }
 
     #[test]

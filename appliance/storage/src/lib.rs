@@ -18,6 +18,7 @@
 
 mod clock;
 mod engine;
+mod forget;
 mod inbox;
 mod link;
 mod peers;
@@ -38,6 +39,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use transport::identity::IdentityError;
 use transport::{Endpoint, Identity, Protocol};
+
+pub use forget::forget_disks;
 
 use crate::engine::{Engine, Input, Parts};
 use crate::inbox::Inbox;

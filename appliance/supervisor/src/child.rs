@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use tokio::net::unix::pipe;
 
 /// A started service.
@@ -38,6 +38,15 @@ pub(crate) fn spawn(exe: &Path, subcommand: &[&str], dir: &Path) -> io::Result<P
     // system calls and, on failure, returns an error whose text is a constant.
     unsafe { command.pre_exec(before_exec) };
     let mut child = command.spawn()?;
+    let taken = take(&mut child);
+    if taken.is_err() {
+        // Who is told of a failure does not look for a process, and starts another.
+        let _ = child.kill().and_then(|()| child.wait());
+    }
+    taken
+}
+
+fn take(child: &mut Child) -> io::Result<Process> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
     let stdout = child.stdout.take().map(OwnedFd::from).ok_or(io::ErrorKind::BrokenPipe)?;
     let stderr = child.stderr.take().map(OwnedFd::from).ok_or(io::ErrorKind::BrokenPipe)?;

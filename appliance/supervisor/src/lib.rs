@@ -65,6 +65,7 @@ pub fn run_node(dir: &Path, exe: &Path) -> anyhow::Result<()> {
             menus: Vec::new(),
             when_running: None,
             installer: Arc::new(Installer::without_slots()),
+            watchdog: &mut init::watchdog::Watchdog::default(),
         };
         node::supervise(dir, exe, &settings, &mut mode).await
     })?;

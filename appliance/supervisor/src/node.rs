@@ -5,6 +5,7 @@
 use crate::cgroup::{self, Groups};
 use crate::child;
 use crate::control::{self, Logs, Request};
+use crate::init::watchdog::Watchdog;
 use crate::install::Installer;
 use crate::logs::{ServiceLog, capture};
 use crate::plan::{PLAN, ServicePlan, Services};
@@ -42,7 +43,7 @@ pub(crate) enum Ending {
 }
 
 /// What differs between a machine and an ordinary process.
-pub(crate) struct Mode {
+pub(crate) struct Mode<'a> {
     /// PID 1: reap every orphan, and never give up.
     pub(crate) init: bool,
     /// Where service logs are shown too.
@@ -55,6 +56,8 @@ pub(crate) struct Mode {
     pub(crate) when_running: Option<Box<dyn FnOnce()>>,
     /// Where updates go.
     pub(crate) installer: Arc<Installer>,
+    /// Fed while the loop turns.
+    pub(crate) watchdog: &'a mut Watchdog,
 }
 
 /// Reads and validates `DIR/settings.json`.
@@ -106,7 +109,7 @@ pub(crate) async fn supervise(
     dir: &Path,
     exe: &Path,
     settings: &Settings,
-    mode: &mut Mode,
+    mode: &mut Mode<'_>,
 ) -> anyhow::Result<Ending> {
     let pid_file = dir.join(paths::SUPERVISOR_PID);
     write_atomically(&pid_file, format!("{}\n", std::process::id()).as_bytes())
@@ -165,15 +168,26 @@ struct Node {
     ending: Option<anyhow::Result<Ending>>,
 }
 
+impl Drop for Node {
+    /// Nobody would look after those that are left, if any: the loop was broken off.
+    fn drop(&mut self) {
+        self.processes.values().for_each(|running| child::signal(running.pid, Signal::KILL));
+    }
+}
+
 impl Node {
     async fn run(
         &mut self,
         mut requests: mpsc::Receiver<Request>,
-        mode: &mut Mode,
+        mode: &mut Mode<'_>,
     ) -> anyhow::Result<Ending> {
         let mut child_ended = signal(SignalKind::child()).context("SIGCHLD")?;
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        if self.init {
+            mode.watchdog.begin_service();
+        }
+        let mut going_down = false;
         loop {
             while let Some((name, action)) = self.services.poll(self.now()) {
                 self.execute(name, action).await;
@@ -187,6 +201,10 @@ impl Node {
                 && let Some(tell) = mode.when_running.take()
             {
                 tell();
+            }
+            if self.ending.is_some() && !going_down {
+                mode.watchdog.begin_shutdown();
+                going_down = true;
             }
             let deadline = self.services.deadline();
             let wake = self.start + deadline.unwrap_or(Duration::from_secs(3600)).max(self.now());
@@ -203,6 +221,7 @@ impl Node {
                     None => mode.power_button = None,
                 },
                 Some(request) = requests.recv() => self.answer(request).await,
+                () = mode.watchdog.due() => mode.watchdog.feed(),
             }
         }
     }

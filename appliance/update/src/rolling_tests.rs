@@ -91,6 +91,7 @@ impl World {
             role: node.role,
             online: self.online(name),
             address: "192.0.2.1".parse().unwrap(),
+            ports: Default::default(),
             serving: *name == self.primary,
             free: ByteCount(0),
             capacity: ByteCount(0),

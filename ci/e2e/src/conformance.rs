@@ -1,17 +1,20 @@
 //! libiscsi's conformance suite (`iscsi-test-cu`), one test per process, each with a verdict of its own.
 //!
-//! One per process, as version 1.19 leaks a hook from one test into the next and corrupts later commands. Verdicts are
-//! this module's: the suite counts a skipped test as passed and ends with status 0 after a failed assertion of its set-up.
+//! One per process, so that none leaves anything to the next (Debian's 1.19 leaks a hook that corrupts later commands).
+//! Verdicts are this module's: the suite counts a skipped test as passed and ends with status 0 after a failed assertion
+//! of its set-up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-const SUITE: &str = "iscsi-test-cu";
+use crate::tools::repository;
+
 /// The slowest tests sleep for some seconds, or run a thousand commands one after the other on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Where a test's own output begins.
@@ -63,14 +66,29 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// What `ci/e2e/suite/build` makes: the suite's version that docs/conformance.md is about.
+fn built() -> PathBuf {
+    repository().join("target/libiscsi/bin/iscsi-test-cu")
+}
+
+/// Whether it is there; else it is Debian's that runs.
+#[must_use]
+pub fn is_built() -> bool {
+    built().exists()
+}
+
+fn suite() -> Command {
+    if is_built() { Command::new(built()) } else { Command::new("iscsi-test-cu") }
+}
+
 /// Every test of the suite, `Family.Test`.
 pub fn tests() -> Result<Vec<String>> {
-    let output = Command::new(SUITE).arg("--list").output().context(SUITE)?;
+    let output = suite().arg("--list").output().context("iscsi-test-cu")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let names = text.lines().filter_map(|line| line.trim().strip_prefix("ALL."));
     let tests: Vec<String> = names.filter(|name| name.contains('.')).map(str::to_owned).collect();
     if tests.is_empty() {
-        bail!("{SUITE} lists no tests");
+        bail!("iscsi-test-cu lists no tests");
     }
     Ok(tests)
 }
@@ -87,8 +105,8 @@ pub fn run(url: impl Fn(&str) -> String, tests: &[String], mut each: impl FnMut(
 }
 
 fn run_one(url: &str, test: &str) -> Result<Case> {
-    let mut command = Command::new(SUITE);
-    command.args(["-d", "-n", "-t", &format!("ALL.{test}"), url]);
+    let mut command = suite();
+    command.args(["-d", "-S", "-n", "-t", &format!("ALL.{test}"), url]);
     if test.starts_with(TWO_PATHS) {
         command.arg(url);
     }
@@ -96,7 +114,7 @@ fn run_one(url: &str, test: &str) -> Result<Case> {
     // Both streams into one pipe, so that they stay in order.
     let (mut output, input) = std::io::pipe()?;
     command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
-    let mut child = command.spawn().context(SUITE)?;
+    let mut child = command.spawn().context("iscsi-test-cu")?;
     drop(command); // Its copy of the pipe would keep the reader from the end.
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -14,6 +14,10 @@ use crate::tools::{self, repository, run, wait_for};
 /// Drivers of an appliance on a distribution's kernel.
 const APPLIANCE_MODULES: &str =
     "vmxnet3 vmw_pvscsi sd_mod virtio_pci virtio_blk virtio_net button evdev qemu_fw_cfg";
+/// Drivers of watchdogs, the first that the kernel has is used.
+const WATCHDOGS: &[&str] = &["i6300esb", "softdog"];
+/// Where the image has its shell.
+const RESCUE_SHELL: [&str; 2] = ["/bin/busybox=/bin/busybox", "/bin/sh=/bin/busybox"];
 /// Drivers of a host that uses the portal.
 const INITIATOR_MODULES: &str = "vmxnet3 sd_mod iscsi_tcp crc32c-intel";
 /// Programs that it uses.
@@ -45,11 +49,12 @@ pub fn kernel() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The appliance: the binary under test is its first process, and all there is.
+/// The appliance: the binary under test is its first process; beside it there is the rescue shell.
 pub fn appliance_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
     let binary = dir.join("futago-stripped");
     run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
-    let files = [format!("/init={}", binary.display())];
+    let mut files = vec![format!("/init={}", binary.display())];
+    files.extend(RESCUE_SHELL.map(str::to_owned));
     initramfs(&dir.join("appliance.cpio"), kernel, APPLIANCE_MODULES, &files)
 }
 
@@ -69,9 +74,33 @@ pub fn system_initramfs_with(
     let binary = dir.join("futago-stripped");
     run("strip", &["-o", &binary.to_string_lossy(), &futago.to_string_lossy()])?;
     let mut files = vec![format!("/init={}", binary.display())];
+    files.extend(RESCUE_SHELL.map(str::to_owned));
     files.extend(["mke2fs", "e2fsck"].map(|program| format!("/sbin/{program}=/sbin/{program}")));
     files.extend_from_slice(more);
     initramfs(&dir.join("system.cpio"), kernel, &format!("{APPLIANCE_MODULES} {modules}"), &files)
+}
+
+/// An appliance whose first process can be made to hang (see `ci/vm/hang`), with the driver of a watchdog: that of
+/// [`Hardware::watchdog`], or the kernel's own timer where the kernel lacks it.
+pub fn hanging_initramfs(dir: &Path, kernel: &Path) -> Result<PathBuf> {
+    let binary = dir.join("futago-stripped");
+    run("strip", &["-o", &binary.to_string_lossy(), &tools::futago().to_string_lossy()])?;
+    let files = [
+        format!("/init={}", script("hang")),
+        format!("/sbin/futago={}", binary.display()),
+        "/sbin/strace=/usr/bin/strace".into(),
+        "/bin/busybox=/bin/busybox".into(),
+    ];
+    let listed = std::fs::read_to_string(modules_dir(kernel)?.join("modules.dep"))?;
+    let driver = WATCHDOGS.iter().find(|driver| listed.contains(&format!("/{driver}.ko")));
+    let driver = driver.context("this kernel has no watchdog")?;
+    println!("watchdog: {driver}");
+    initramfs(&dir.join("hanging.cpio"), kernel, &format!("{APPLIANCE_MODULES} ext4 {driver}"), &files)
+}
+
+fn modules_dir(kernel: &Path) -> Result<PathBuf> {
+    let versions = std::fs::read_dir(kernel.join("lib/modules"))?;
+    Ok(versions.flatten().next().context("a kernel without modules")?.path())
 }
 
 /// A host that uses the portal: the kernel's initiator with the distribution's open-iscsi and e2fsprogs.
@@ -141,9 +170,27 @@ pub fn state_disk(dir: &Path, settings: &Value) -> Result<PathBuf> {
     let content = dir.join(format!("{name}-state"));
     std::fs::create_dir_all(&content)?;
     std::fs::write(content.join("settings.json"), settings.to_string())?;
+    state_disk_of(dir, name, &content)
+}
+
+/// A state disk that nothing is on yet.
+pub fn new_state_disk(dir: &Path, name: &str) -> Result<PathBuf> {
+    let content = dir.join(format!("{name}-state"));
+    std::fs::create_dir_all(&content)?;
+    state_disk_of(dir, name, &content)
+}
+
+fn state_disk_of(dir: &Path, name: &str, content: &Path) -> Result<PathBuf> {
     let disk = empty_disk(dir, &format!("{name}-state.img"), 64)?;
     let (from, to) = (content.to_string_lossy(), disk.to_string_lossy());
     run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "futago-state", "-d", &from, &to])?;
+    Ok(disk)
+}
+
+/// An ext4 file system for an appliance's state, with nothing on it.
+pub fn empty_state_disk(dir: &Path, name: &str) -> Result<PathBuf> {
+    let disk = empty_disk(dir, name, 64)?;
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "futago-state", &disk.to_string_lossy()])?;
     Ok(disk)
 }
 
@@ -172,6 +219,8 @@ pub struct Hardware {
     pub system_disk: Option<(PathBuf, Firmware)>,
     /// Restarts when the system in it does, instead of ending.
     pub restarts: bool,
+    /// It has a watchdog, which restarts it.
+    pub watchdog: bool,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub memory_mib: u32,
@@ -226,6 +275,9 @@ impl Machine {
         qemu.arg("-chardev").arg(format!("{line},logfile={}", serial.display()));
         qemu.args(["-serial", "chardev:line"]);
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", qmp.display()));
+        if hardware.watchdog {
+            qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+        }
         if let Some(document) = &hardware.deployment {
             qemu.arg("-fw_cfg").arg(format!("name=opt/futago/ovf-environment,file={}", document.display()));
         }
@@ -295,6 +347,11 @@ impl Machine {
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) -> Result<()> {
         self.qmp("system_powerdown", Value::Null).map(drop)
+    }
+
+    /// Plugs the cable of a link in, or out.
+    pub fn plug(&self, link: usize, connected: bool) -> Result<()> {
+        self.qmp("set_link", json!({ "name": format!("link{link}"), "up": connected })).map(drop)
     }
 
     /// Takes the system disk out of the running machine, as a storage administrator's mistake would.

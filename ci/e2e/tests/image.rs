@@ -1,13 +1,14 @@
 //! The appliance from its disk image: firmware, boot loader, slots, state partition.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futago_e2e::machines::{IQN, PORTAL, ctl};
 use futago_e2e::namespace;
 use futago_e2e::system_disk::SystemDisk;
-use futago_e2e::tools::{wait_for, work_dir};
+use futago_e2e::tools::{run, wait_for, work_dir};
 use futago_e2e::vm::{self, Firmware, Hardware, Machine};
 use serde_json::json;
 
@@ -79,6 +80,41 @@ fn an_image_starts_from_bios_and_makes_its_state_partition() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// The disk is there, e2fsck is not: the settings of the command line are not those of another node, and are not taken.
+#[test]
+fn an_appliance_waits_for_a_state_disk_that_can_not_be_used() {
+    if !can_run("an_appliance_waits_for_a_state_disk_that_can_not_be_used") {
+        return;
+    }
+    let dir = work_dir("image-state");
+    let disk = SystemDisk::make(&dir).unwrap();
+    give_settings(&disk, &dir);
+    let kernel = vm::kernel().unwrap();
+    let settings = r#"{"version":1,"name":"other","role":"witness","address":"198.51.100.13"}"#;
+    let encoded = run("sh", &["-c", &format!("printf '%s' '{settings}' | base64 -w0")]).unwrap();
+    let hardware = Hardware {
+        name: "waiting".into(),
+        initramfs: vm::appliance_initramfs(&dir, &kernel).unwrap(),
+        kernel,
+        memory_mib: 768,
+        command_line: format!("futago.log=console futago.settings={encoded}"),
+        virtio_disks: vec![format!("file={},format=raw", disk.path.display())],
+        links: vec!["user,restrict=on".into()],
+        number: 22,
+        ..Hardware::default()
+    };
+    let lines = ["could not mount the state disk: /sbin/e2fsck", "the state disk can't be used"];
+    let mut machine = Machine::start(&dir, &hardware).unwrap();
+    for line in lines {
+        println!("{}", machine.wait_line(line, PATIENCE).unwrap());
+    }
+    wait_for("another try", PATIENCE, || (machine.console().matches(lines[0]).count() >= 2).then_some(()))
+        .unwrap();
+    assert!(!machine.console().contains("web console at"), "{}", machine.console());
+    switch_off(&mut machine);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn an_image_starts_from_efi_and_serves() {
     if !can_run("an_image_starts_from_efi_and_serves") {
@@ -92,6 +128,39 @@ fn an_image_starts_from_efi_and_serves() {
     let console = boot(&dir, &hardware, &["starting slot a", "web console at https://198.51.100.13/"]);
     assert!(!console.contains("could not"), "{console}");
     assert!(!console.contains("did not come up"), "{console}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Presses a key again and again until the console shows `text`, then `last`, and waits for the other slot to start.
+fn press_from_power_on(dir: &Path, hardware: &Hardware, key: &[u8], text: &str, last: &[u8]) {
+    let mut machine = Machine::start(dir, hardware).unwrap();
+    let mut keyboard = machine.serial_line().unwrap();
+    // A line that nobody reads holds the machine up.
+    let mut screen = keyboard.try_clone().unwrap();
+    let read = std::thread::spawn(move || std::io::copy(&mut screen, &mut std::io::sink()));
+    wait_for(text, PATIENCE, || {
+        keyboard.write_all(key).unwrap();
+        machine.console().contains(text).then_some(())
+    })
+    .unwrap();
+    // An Escape is one when nothing follows it soon.
+    std::thread::sleep(Duration::from_secs(1));
+    keyboard.write_all(last).unwrap();
+    machine.wait_line("starting slot b", PATIENCE).unwrap();
+    machine.cut_power().unwrap();
+    assert!(read.join().unwrap().unwrap() > 0);
+}
+
+#[test]
+fn keys_at_power_on_reach_the_boot_menu() {
+    if !can_run("keys_at_power_on_reach_the_boot_menu") {
+        return;
+    }
+    let dir = work_dir("image-menu");
+    let disk = SystemDisk::make(&dir).unwrap();
+    // Ctrl-N goes down a line. EFI firmware takes Escape for itself.
+    press_from_power_on(&dir, &hardware(&disk, Firmware::Bios), b"\x1b", "Power off", b"\x0e\r");
+    press_from_power_on(&dir, &hardware(&disk, Firmware::Efi), b"o", "starting slot b", b"");
     std::fs::remove_dir_all(dir).unwrap();
 }
 

@@ -12,6 +12,7 @@ use base::ByteCount;
 use control::api::{Command, ResyncStatus, VolumeState};
 use control::names::Pattern;
 use control::settings::Role;
+use control::setup::{Disk, Door, Machine};
 use control::update::{Installation, SlotStatus};
 use fake::{Fake, World};
 use futago_e2e::browser::Browser;
@@ -95,6 +96,79 @@ fn an_administrator_at_the_console() {
     let complaints = browser.complaints();
     let serious: Vec<_> = complaints.iter().filter(|m| !m.contains("401")).collect();
     assert!(serious.is_empty(), "the browser complains: {serious:?}");
+}
+
+/// The page of a machine that has no settings: what PID 1 found is in a file, and so is what it leaves.
+#[test]
+fn a_machine_without_settings_is_set_up_on_its_page() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join(control::paths::RUN_DIR)).unwrap();
+    let disk = |id: u32, gib: u64| {
+        Disk::new(format!("/dev/disk/by-path/pci-0000:03:00.0-scsi-0:0:{id}:0"), ByteCount::gib(gib).0)
+    };
+    let machine = Machine {
+        interface: "eth0".into(),
+        hardware_address: "00:50:56:9a:41:07".into(),
+        address: "127.0.0.1".parse().unwrap(),
+        prefix_len: 8,
+        gateway: Some("127.0.0.254".parse().unwrap()),
+        mirror_interface: Some("eth1".into()),
+        disks: vec![disk(1, 2048), disk(2, 512)],
+    };
+    let port = fake::free_port(machine.address);
+    let told = serde_json::to_vec(&machine).unwrap();
+    std::fs::write(dir.path().join(control::paths::SETUP_MACHINE), told).unwrap();
+    let owned = dir.path().to_owned();
+    let served = std::thread::spawn(move || webui::run_setup(&owned, port).unwrap());
+    let start = Instant::now();
+    let door: Door = loop {
+        assert!(start.elapsed() < Duration::from_secs(20), "no console");
+        std::thread::sleep(Duration::from_millis(10));
+        if let Ok(json) = std::fs::read(dir.path().join(control::paths::SETUP_DOOR)) {
+            break serde_json::from_slice(&json).unwrap();
+        }
+    };
+
+    let browser = Browser::start();
+    browser.open(&format!("https://127.0.0.1:{port}/"));
+    assert!(browser.url().ends_with("/setup"), "{}", browser.url());
+    picture(&browser, "machine");
+    let fill = |fields: &[(&str, &str)]| {
+        for (field, text) in fields {
+            browser.script("document.querySelector(arguments[0]).value = ''", &json!([field]));
+            browser.fill(field, text);
+        }
+        browser.click("button.primary");
+    };
+    fill(&[
+        ("#code", &door.code),
+        ("#name", "futago-1"),
+        ("#address", "192.0.2.11"),
+        ("#gateway", "192.0.2.1"),
+        ("#password", PASSWORD),
+        ("#again", PASSWORD),
+    ]);
+    browser.wait_text("#address-fault", "no prefix length");
+    picture(&browser, "machine-faults");
+    // Secrets are typed again; what was right stays. The second disk is not for data.
+    browser.click("#disks label:nth-of-type(2) input");
+    fill(&[
+        ("#code", &door.code),
+        ("#address", "192.0.2.11/24"),
+        ("#password", PASSWORD),
+        ("#again", PASSWORD),
+    ]);
+    browser.wait_text("main", "This machine is futago-1 now");
+    assert_eq!(browser.text("#console"), "https://192.0.2.11/");
+    assert_eq!(browser.text(".fingerprint"), door.fingerprint);
+    picture(&browser, "machine-done");
+    served.join().unwrap();
+    let settings = std::fs::read(dir.path().join(control::paths::SETTINGS)).unwrap();
+    let settings = control::settings::Settings::parse(&settings).unwrap();
+    assert_eq!((settings.role, &settings.disks), (Role::Data, &vec![machine.disks[0].path.clone()]));
+    assert_eq!(settings.gateway, Some("192.0.2.1".parse().unwrap()));
+    let complaints = browser.complaints();
+    assert!(complaints.is_empty(), "the browser complains: {complaints:?}");
 }
 
 fn first_password_and_sign_in(browser: &Browser, url: &str) {

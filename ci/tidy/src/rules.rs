@@ -48,6 +48,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "control",
             "disk",
             "manager",
+            "netconf",
             "transport",
             "update",
         ],

@@ -8,10 +8,11 @@ mod update;
 use crate::client::{Client, ClientError, Trust};
 use crate::text;
 use clap::{Args, Subcommand};
+use control::setup::Wanted;
 use control::targets::{BlockFormat, Presentation};
 use serde::Serialize;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -92,8 +93,9 @@ enum Command {
     Restart,
     /// Print the SHA-256 of the console's certificate
     Fingerprint,
-    /// Set the first admin password, from --password-file or $FUTAGO_PASSWORD, else asked for
-    Setup,
+    /// Set the first admin password, from --password-file or $FUTAGO_PASSWORD, else asked for; with --code, make a
+    /// machine without settings a node (its screen shows URL, fingerprint and code)
+    Setup(Box<SetupArguments>),
     /// Change the admin password of the node; on the node itself (--dir) without the current one
     Password {
         /// File whose first line is the new password [default: asked for]
@@ -103,6 +105,37 @@ enum Command {
         #[arg(long, conflicts_with = "new_password_file")]
         generate: bool,
     },
+}
+
+#[derive(Args, Debug)]
+struct SetupArguments {
+    /// The setup code on the machine's screen
+    #[arg(long, requires = "name", requires = "address")]
+    code: Option<String>,
+    /// The node's name: 1 to 63 letters, digits and hyphens
+    #[arg(long, requires = "code")]
+    name: Option<String>,
+    /// The node's address with its prefix length, for good: 192.0.2.11/24
+    #[arg(long, requires = "code")]
+    address: Option<String>,
+    /// data or witness
+    #[arg(long, requires = "code", default_value = "data")]
+    role: String,
+    /// Where packets for other networks go [default: nowhere]
+    #[arg(long, requires = "code")]
+    gateway: Option<String>,
+    /// Of the second adapter, for replication, with its prefix length [default: over the first one]
+    #[arg(long, requires = "code")]
+    mirror_address: Option<String>,
+    /// Addresses of DNS servers, separated by commas
+    #[arg(long, requires = "code")]
+    dns: Option<String>,
+    /// Names or addresses of NTP servers, separated by commas
+    #[arg(long, requires = "code")]
+    ntp: Option<String>,
+    /// A disk for data, as often as there are [default: all without partitions]
+    #[arg(long = "disk", requires = "code")]
+    disks: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -156,6 +189,14 @@ enum NodeCommand {
         address: SocketAddr,
         /// The code
         code: String,
+    },
+    /// Change this appliance's address, as long as it is in no cluster; it restarts
+    Network {
+        /// For example 192.0.2.11/24
+        address: String,
+        /// Where packets for other networks go [default: nowhere]
+        #[arg(long)]
+        gateway: Option<IpAddr>,
     },
 }
 
@@ -302,14 +343,31 @@ async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientE
             let sha256 = client.fingerprint().await?;
             Report::new(&serde_json::json!({ "sha256": sha256 }), format!("{sha256}\n"))
         }
-        Command::Setup => {
-            client.setup(&password(args)?).await?;
-            Ok(Report::done("the admin password is set\n".to_owned()))
-        }
+        Command::Setup(arguments) => set_up(client, arguments, &password(args)?).await,
         Command::Password { new_password_file, generate } => {
             change_password(client, new_password_file.as_deref(), *generate).await
         }
     }
+}
+
+async fn set_up(client: &Client, arguments: &SetupArguments, password: &str) -> Result<Report, ClientError> {
+    let Some(code) = &arguments.code else {
+        client.setup(password).await?;
+        return Ok(Report::done("the admin password is set\n".to_owned()));
+    };
+    let wanted = Wanted {
+        name: arguments.name.clone().unwrap_or_default(),
+        role: arguments.role.clone(),
+        address: arguments.address.clone().unwrap_or_default(),
+        gateway: arguments.gateway.clone().unwrap_or_default(),
+        mirror_address: arguments.mirror_address.clone().unwrap_or_default(),
+        dns: arguments.dns.clone().unwrap_or_default(),
+        ntp: arguments.ntp.clone().unwrap_or_default(),
+        disks: (!arguments.disks.is_empty()).then(|| arguments.disks.clone()),
+    };
+    let set_up = client.set_up_machine(code, password, &wanted).await?;
+    let human = format!("set up as {}; its console will be at {}\n", wanted.name, set_up.url);
+    Report::new(&set_up, human)
 }
 
 async fn volume(client: &Client, command: &VolumeCommand) -> Result<Report, ClientError> {
@@ -355,6 +413,10 @@ async fn node(client: &Client, command: &NodeCommand) -> Result<Report, ClientEr
         NodeCommand::Pair { address, code } => {
             client.join(*address, code).await?;
             Ok(Report::done(format!("the node at {address} is in the cluster\n")))
+        }
+        NodeCommand::Network { address, gateway } => {
+            client.set_network(address, *gateway).await?;
+            Ok(Report::done(format!("the node restarts, and is at {address} then\n")))
         }
     }
 }
@@ -424,6 +486,7 @@ mod tests {
             "ctl target show iqn.2026-11.a:b",
             "ctl node create-cluster --portal 127.0.0.50:3260",
             "ctl node pair 127.0.0.12:7780 1-2",
+            "ctl node network 192.0.2.11/24 --gateway 192.0.2.1",
             "ctl --url https://h --insecure handover demo --to b",
             "ctl verify demo",
             "ctl events --after 7",
@@ -432,6 +495,10 @@ mod tests {
             "ctl update x.update --restart",
             "ctl --url https://h update --rolling x.update --peer https://b=ab --without w",
             "ctl restart",
+            "ctl --url https://h --insecure setup",
+            "ctl setup --url https://h --code k7mf-2xq9 --name a --address 192.0.2.11/24",
+            "ctl setup --url https://h --code c --name w --address 192.0.2.13/24 --role witness --gateway 192.0.2.1",
+            "ctl setup --url https://h --code c --name a --address 192.0.2.11/24 --disk x --disk y --mirror-address 198.51.100.1/30 --dns 192.0.2.53 --ntp a,b",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -449,6 +516,8 @@ mod tests {
             "ctl target chap iqn.2026-11.a:b",
             "ctl target chap iqn.2026-11.a:b --user u --off",
             "ctl target chap iqn.2026-11.a:b --user u --secret on-the-command-line",
+            "ctl setup --url https://h --code c --name a",
+            "ctl setup --url https://h --name a --address 192.0.2.11/24",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -4,6 +4,8 @@
 mod access;
 mod cluster;
 mod extract;
+mod machine;
+pub(crate) mod setup;
 mod status;
 mod targets;
 mod update;
@@ -65,6 +67,7 @@ fn routes() -> Vec<Route> {
         guarded GET "/api/v1/events" => status::events;
         guarded GET "/api/v1/certificate" => status::certificate;
         guarded GET "/api/v1/support-bundle" => bundle::download;
+        guarded POST "/api/v1/support-bundle/link" => bundle::make_link;
         guarded GET "/api/v1/volumes" => volumes::list;
         guarded POST "/api/v1/volumes" => volumes::create;
         guarded GET "/api/v1/volumes/{name}" => volumes::one;
@@ -85,6 +88,8 @@ fn routes() -> Vec<Route> {
         guarded PUT "/api/v1/targets/{iqn}/initiators/{pattern}/chap" => targets::set_rule_chap;
         guarded DELETE "/api/v1/targets/{iqn}/initiators/{pattern}/chap" => targets::remove_rule_chap;
         guarded GET "/api/v1/sessions" => targets::sessions;
+        guarded GET "/api/v1/network" => machine::network;
+        guarded PUT "/api/v1/network" => machine::set_network;
         guarded GET "/api/v1/nodes" => cluster::nodes;
         guarded GET "/api/v1/cluster" => cluster::cluster;
         guarded POST "/api/v1/cluster" => cluster::create;
@@ -112,6 +117,16 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route_layer(from_fn_with_state(app.clone(), guard::admit))
         .merge(open)
         .merge(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::extract::DefaultBodyLimit::max(MOST_BYTES))
+}
+
+/// What a machine without settings has of it.
+pub(crate) fn setup_router() -> Router<crate::setup::Shared> {
+    Router::new()
+        .route("/api/v1/openapi.json", on(MethodFilter::GET, openapi))
+        .route("/api/v1/setup", on(MethodFilter::GET, setup::state).on(MethodFilter::POST, setup::set_up))
+        .route("/api/{*rest}", axum::routing::any(setup::not_yet))
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MOST_BYTES))
 }

@@ -1,6 +1,5 @@
 //! Style sheet, script, icon: inside the binary, nothing from elsewhere.
 
-use crate::app::Shared;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -21,7 +20,7 @@ pub(super) fn version() -> &'static str {
     })
 }
 
-pub(super) fn router() -> Router<Shared> {
+pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route("/assets/console.css", get(async || send("text/css; charset=utf-8", STYLE)))
         .route("/assets/console.js", get(async || send("text/javascript; charset=utf-8", SCRIPT)))

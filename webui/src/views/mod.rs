@@ -5,11 +5,13 @@ mod access;
 mod assets;
 mod confirm;
 mod dashboard;
+mod download;
 mod error;
 mod events;
 pub(crate) mod form;
 mod initiators;
 mod log;
+mod machine;
 mod nodes;
 pub(crate) mod panels;
 mod releases;
@@ -23,6 +25,7 @@ use crate::app::Shared;
 use crate::errors::ErrorKind;
 use crate::guard;
 use crate::sessions::{Notice, SessionId};
+use crate::setup;
 use crate::sse;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -79,9 +82,20 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
     Router::new()
         .route("/setup", get(access::setup_page).post(access::setup))
         .route("/login", get(access::login_page).post(access::login))
+        .route("/bundle/{token}", get(download::bundle))
         .merge(inside)
         .merge(assets::router())
         .fallback(error::not_found)
+        .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
+}
+
+/// All pages of a machine that has no settings.
+pub(crate) fn setup_router() -> Router<setup::Shared> {
+    Router::new()
+        .route("/", get(machine::to_page))
+        .route("/setup", get(machine::page).post(machine::set_up))
+        .merge(assets::router())
+        .fallback(machine::to_page)
         .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
 }
 

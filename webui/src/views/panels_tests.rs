@@ -29,6 +29,7 @@ fn seen() -> Snapshot {
         role,
         online,
         address: "192.0.2.1".parse().unwrap(),
+        ports: Default::default(),
         serving: false,
         free: ByteCount::gib(1),
         capacity: ByteCount::gib(4),

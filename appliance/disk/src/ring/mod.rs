@@ -51,6 +51,9 @@ const ZEROES_BYTES: usize = 4096;
 /// No device asks for more than this alignment, in bytes.
 const MOST_ALIGNED: u64 = 4096;
 
+/// Longest read that the ring's own thread does; longer ones are spread over threads.
+const MOST_COPIED_BYTES: u64 = 16 << 10;
+
 /// How a ring is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct RingConfig {
@@ -136,6 +139,7 @@ pub struct Ring {
     in_flight: usize,
     next_number: u64,
     ready: VecDeque<Completion>,
+    /// Not collected yet: what this thread did itself.
     results: Vec<(usize, io::Result<u64>)>,
     bounces: BufferPool,
     zeroes: Buffer,
@@ -262,6 +266,7 @@ impl Ring {
     /// on the descriptor.
     pub fn is_ready(&mut self) -> bool {
         !self.ready.is_empty()
+            || !self.results.is_empty()
             || self.workers.has_results()
             || self.uring.as_mut().is_some_and(Uring::has_completions)
     }
@@ -388,6 +393,7 @@ impl Ring {
             }
             self.in_flight += 1;
         }
+        let wait = wait && self.results.is_empty();
         match &mut self.uring {
             Some(uring) => {
                 if self.workers.outstanding() > 0 {
@@ -403,6 +409,11 @@ impl Ring {
     /// `false` if the kernel's queue is full.
     fn start(&mut self, index: usize) -> bool {
         let Some(task) = self.tasks.get(index) else { return true };
+        if is_a_copy(task) {
+            let result = workers::run_here(index, task, self.max_transfer_bytes);
+            self.results.push((index, result));
+            return true;
+        }
         match &mut self.uring {
             Some(uring) if !needs_thread(task) => {
                 uring.start(index, task, self.max_transfer_bytes)
@@ -516,6 +527,12 @@ fn needs_thread(task: &Task) -> bool {
         Verb::Write { durable } => task.disk.kind() == DiskKind::File && (durable || !task.disk.is_direct()),
         Verb::Read | Verb::Sync => false,
     }
+}
+
+/// A short read of what is in memory: done at once. io_uring would wake a thread for it, as tmpfs can't say whether it
+/// would block.
+fn is_a_copy(task: &Task) -> bool {
+    task.verb() == Verb::Read && task.disk.is_in_memory() && task.transfer().len_bytes <= MOST_COPIED_BYTES
 }
 
 fn set_up_uring(entries: u32) -> Option<Uring> {

@@ -3,7 +3,7 @@
 //! Jobs carry plain addresses, as submissions to the kernel do; the ring keeps the memory alive until it has taken
 //! the job's result, and waits for all results before it goes.
 
-use super::task::{Task, Verb};
+use super::task::{Task, Transfer, Verb};
 use crate::disk::Disk;
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::VecDeque;
@@ -21,6 +21,20 @@ struct Job {
     memory: *mut u8,
     len_bytes: u64,
     offset_bytes: u64,
+}
+
+impl Job {
+    /// The present transfer of `task`, at most `max_bytes` of it if it moves data.
+    fn of(index: usize, task: &Task, max_bytes: u64) -> Self {
+        let transfer = task.transfer();
+        let verb = task.verb();
+        let len_bytes = match verb {
+            Verb::Read | Verb::Write { .. } => transfer.len_bytes.min(max_bytes),
+            Verb::Sync | Verb::Zero(_) => transfer.len_bytes,
+        };
+        let Transfer { memory, offset_bytes, .. } = transfer;
+        Self { task: index, disk: task.disk.clone(), verb, memory, len_bytes, offset_bytes }
+    }
 }
 
 // SAFETY: `memory` is the only part that is not Send by itself. The ring hands a range to one job at a time, neither
@@ -90,20 +104,7 @@ impl Workers {
 
     /// Starts the present transfer of `task`, at most `max_bytes` of it if it moves data.
     pub(super) fn start(&mut self, index: usize, task: &Task, max_bytes: u64) {
-        let transfer = task.transfer();
-        let verb = task.verb();
-        let len_bytes = match verb {
-            Verb::Read | Verb::Write { .. } => transfer.len_bytes.min(max_bytes),
-            Verb::Sync | Verb::Zero(_) => transfer.len_bytes,
-        };
-        let job = Job {
-            task: index,
-            disk: task.disk.clone(),
-            verb,
-            memory: transfer.memory,
-            len_bytes,
-            offset_bytes: transfer.offset_bytes,
-        };
+        let job = Job::of(index, task, max_bytes);
         self.outstanding += 1;
         let mut queue = lock(&self.shared.queue);
         queue.jobs.push_back(job);
@@ -203,6 +204,11 @@ fn work(shared: &Shared) {
         let result = catch_unwind(AssertUnwindSafe(|| run(&job)));
         shared.post(job.task, result.unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EIO))));
     }
+}
+
+/// Does the present transfer of `task` in the calling thread.
+pub(super) fn run_here(index: usize, task: &Task, max_bytes: u64) -> io::Result<u64> {
+    run(&Job::of(index, task, max_bytes))
 }
 
 fn run(job: &Job) -> io::Result<u64> {

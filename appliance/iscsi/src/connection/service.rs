@@ -145,14 +145,18 @@ impl<H: Host> Connection<H> {
         self.send_text(request);
     }
 
-    /// Answers the keys that came; false: they are malformed.
+    /// Answers the keys that came; false: they are malformed, or ask for what can't be.
     fn answer_text(&mut self, host: &mut H) -> bool {
         let incoming = core::mem::take(&mut self.text.incoming);
         let Ok(pairs) = text::parse(&incoming) else { return false };
         let mut out = core::mem::take(&mut self.text.outgoing);
         for (key, value) in pairs {
             match key {
-                "SendTargets" => self.send_targets(value, &mut out, host),
+                "SendTargets" => {
+                    if !self.send_targets(value, &mut out, host) {
+                        return false;
+                    }
+                }
                 _ => keys::renegotiate(&mut self.parameters, key, value, &mut out),
             }
         }
@@ -160,24 +164,27 @@ impl<H: Host> Connection<H> {
         true
     }
 
-    /// RFC 7143 Appendix C: `All` in a discovery session only; a name, or nothing for the session's own target.
-    fn send_targets(&self, value: &str, out: &mut Vec<u8>, host: &mut H) {
+    /// RFC 7143 Appendix C: `All` in a discovery session only; nothing, for the session's own target, in an operational
+    /// one only; or a name. The answer is a list, without a target for a value of the other kind of session; false: the
+    /// value is none of these.
+    fn send_targets(&self, value: &str, out: &mut Vec<u8>, host: &mut H) -> bool {
         let only = match value {
             "All" if self.identity.discovery => None,
-            "" if !self.identity.discovery => Some(self.identity.target.as_str()),
-            "All" | "" => {
-                text::push(out, "SendTargets", "Reject");
-                return;
-            }
-            name => Some(name),
+            "" if !self.identity.discovery => Some(self.identity.target.to_lowercase()),
+            "All" | "" => return true,
+            name => Some(name.to_lowercase()),
         };
+        if only.as_deref().is_some_and(|name| !text::is_name(name)) {
+            return false;
+        }
         let portal = self.portal.as_str();
         host.targets(&self.identity.initiator, &mut |name| {
-            if only.is_none_or(|only| only.to_lowercase() == name) {
+            if only.as_deref().is_none_or(|only| only == name) {
                 text::push(out, "TargetName", name);
                 text::push(out, "TargetAddress", format_args!("{portal},{PORTAL_GROUP}"));
             }
         });
+        true
     }
 
     /// Sends the next piece of the answer, as much as the initiator takes in one PDU.

@@ -105,6 +105,23 @@ fn what_keeps_a_node_from_starting_is_named_and_left_alone() {
 }
 
 #[test]
+fn a_node_that_is_about_to_move_joins_nothing() {
+    let mut node = TestNode::new(44, 1, "a", Role::Data);
+    node.start();
+    let mut moved = node.settings.clone();
+    moved.address = [127, 1, 44, 2].into();
+    let write = |settings| {
+        std::fs::write(node.dir.join(paths::SETTINGS), serde_json::to_vec(settings).unwrap()).unwrap();
+    };
+    write(&moved);
+    let create = Command::CreateCluster { portal: "127.1.44.50:3260".parse().unwrap() };
+    let (_, message) = node.fails(&create);
+    assert!(message.contains("about to move to 127.1.44.2"), "{message}");
+    write(&node.settings);
+    node.done(&create);
+}
+
+#[test]
 fn a_second_instance_is_refused() {
     let mut node = TestNode::new(33, 11, "a", Role::Data);
     node.start();

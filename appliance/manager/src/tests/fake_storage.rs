@@ -183,7 +183,12 @@ fn read(stream: UnixStream, shared: &Mutex<Shared>, instance: InstanceId, timing
                 shared.guard.handle_lease(lease, now);
             }
             ToStorage::HandOver { to, instance: successor, .. } => {
-                propose(&mut writer, &mut shared, instance, Change::HandOver { to, instance: successor });
+                propose(
+                    &mut writer,
+                    &mut shared,
+                    instance,
+                    Change::HandOver { to, instance: successor, leaves: false },
+                );
             }
             ToStorage::Refused { number, reason, .. }
             | ToStorage::ReservationRefused { number, reason, .. } => shared.refused.push((number, reason)),

@@ -400,7 +400,10 @@ impl World {
                     next.in_sync = BTreeSet::from([proposer]);
                     next.reason = EpochReason::Promoted;
                 }
-                Change::HandOver { to, instance } => {
+                Change::HandOver { to, instance, leaves } => {
+                    if leaves {
+                        next.in_sync.remove(&proposer);
+                    }
                     next.primary = Some(to);
                     next.primary_instance = instance;
                     next.reason = EpochReason::HandedOver;

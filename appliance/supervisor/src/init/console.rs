@@ -6,6 +6,7 @@ use crate::node::write_atomically;
 use ::control::paths;
 use ::control::settings::Settings;
 use anyhow::Context;
+use rustix::termios::{InputModes, OptionalActions, tcgetattr, tcsetattr};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,15 @@ pub(crate) fn adopt() -> anyhow::Result<()> {
     rustix::stdio::dup2_stdout(&console)?;
     rustix::stdio::dup2_stderr(&console)?;
     Ok(())
+}
+
+/// For a console that service logs go to: nobody who types Ctrl-S stops PID 1 at its next line. A menu sets its terminal itself.
+pub(crate) fn ignore_stop(console: &File) {
+    // What is no terminal can't be stopped so.
+    if let Ok(mut modes) = tcgetattr(console) {
+        modes.input_modes.remove(InputModes::IXON);
+        let _ = tcsetattr(console, OptionalActions::Now, &modes);
+    }
 }
 
 /// Where PID 1's words go.
@@ -72,6 +82,11 @@ pub(crate) fn say(line: &str) {
 /// Writes lines to the console and to the VM's screen, or leaves them to the menus there.
 pub(crate) fn show(lines: &str) {
     terminals().tell(lines, true);
+}
+
+/// Writes lines to the console and to the VM's screen while no menu is there. They are of no use later: no notice.
+pub(crate) fn show_for_now(lines: &str) {
+    terminals().write(lines, true);
 }
 
 /// Writes a line to the console if service logs go there: then no menu is on it.
@@ -114,6 +129,11 @@ impl Terminals {
         let surplus = self.notices.len().saturating_sub(MOST_NOTICES);
         self.notices.drain(..surplus);
         self.leave_notices();
+        self.write(lines, screen_too);
+    }
+
+    /// Where no menu is.
+    fn write(&self, lines: &str, screen_too: bool) {
         let (on_screen, on_console) = match self.menus {
             Some((_, serial)) => (true, serial),
             None => (false, false),

@@ -7,7 +7,8 @@
 //! The keys are those of `image/ova/appliance.ovf`. A value that was not set has arrived as nothing at all, as an empty string,
 //! and as the word `null`: all are the same here. What can't be used is an error that names its key; nothing is guessed.
 
-use ::control::settings::{Ports, Role, Settings};
+use ::control::settings::{Mirror, Ports, Role, Settings};
+use ::control::setup::{list, parse_addresses, parse_interface_address, parse_role};
 use anyhow::{Context, bail, ensure};
 use argon2::PasswordHash;
 use std::net::IpAddr;
@@ -23,9 +24,6 @@ const GUEST_KEY: &[u8] = b"ovfEnv";
 const MAX_BYTES: usize = 1 << 20;
 /// Most bytes of a password hash.
 const MAX_HASH_BYTES: usize = 255;
-/// Properties that the descriptor has and this version does nothing with.
-const UNUSED: &[&str] = &["mirror_address", "dns", "ntp"];
-
 /// The settings that were given; `None` for those that were not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Deployment {
@@ -33,10 +31,11 @@ pub(crate) struct Deployment {
     role: Option<Role>,
     address: Option<(IpAddr, u8)>,
     gateway: Option<IpAddr>,
+    mirror: Option<(IpAddr, u8)>,
+    dns: Vec<IpAddr>,
+    ntp: Vec<String>,
     /// argon2id, PHC form.
     pub(crate) admin_password_hash: Option<String>,
-    /// Keys that were set and that this version does nothing with.
-    pub(crate) unused: Vec<&'static str>,
 }
 
 /// The document; `None` where no host or firmware has one.
@@ -94,12 +93,19 @@ impl Deployment {
     fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
         match key {
             "hostname" => self.hostname = Some(value.to_owned()),
-            "role" => self.role = Some(parse_role(value)?),
-            "address" => self.address = Some(parse_address(value)?),
+            "role" => self.role = Some(parse_role(value).map_err(anyhow::Error::msg)?),
+            "address" => {
+                self.address = Some(parse_interface_address(value).map_err(anyhow::Error::msg)?);
+            }
             "gateway" => self.gateway = Some(value.parse().with_context(|| format!("{value:?}"))?),
+            "mirror_address" => {
+                self.mirror = Some(parse_interface_address(value).map_err(anyhow::Error::msg)?);
+            }
+            "dns" => self.dns = parse_addresses(value).map_err(anyhow::Error::msg)?,
+            "ntp" => self.ntp = list(value).map(str::to_owned).collect(),
             "admin_password_hash" => self.admin_password_hash = Some(parse_hash(value)?),
             // Others' properties may stand beside ours.
-            _ => self.unused.extend(UNUSED.iter().find(|unused| **unused == key)),
+            _ => {}
         }
         Ok(())
     }
@@ -114,26 +120,40 @@ impl Deployment {
         self.role.unwrap_or(Role::Data)
     }
 
-    /// The machine's settings, with the network `interface` and the `disks` that it was found to have.
+    /// The machine's settings, with the network `interfaces` (in order) and the `disks` that it was found to have.
     ///
     /// # Errors
     /// Something without which a node can't be, or that it can't use: names the property.
-    pub(crate) fn settings(&self, interface: &str, disks: Vec<String>) -> anyhow::Result<Settings> {
+    pub(crate) fn settings(&self, interfaces: &[String], disks: Vec<String>) -> anyhow::Result<Settings> {
         let name = self.hostname.clone().context("the deployment gives no hostname")?;
         let (address, prefix_len) = self.address.context("the deployment gives no address")?;
         let role = self.role();
         if role == Role::Data && disks.is_empty() {
             bail!("this machine has no disk for data: add one, of the size that is to be mirrored");
         }
+        let mut interfaces = interfaces.iter();
+        let first = interfaces.next().context("this machine has no network adapter")?;
+        // A witness needs none: what holds for both kinds of node may be said to both.
+        let mirror = match self.mirror.filter(|_| role == Role::Data) {
+            Some((address, prefix_len)) => {
+                let second =
+                    interfaces.next().context("mirror_address: this machine has no second adapter")?;
+                Some(Mirror { interface: second.clone(), address, prefix_len })
+            }
+            None => None,
+        };
         let settings = Settings {
             version: 1,
             name,
             role,
             address,
             ports: Ports::default(),
-            portal_interface: Some(interface.to_owned()),
+            portal_interface: Some(first.clone()),
             portal_prefix_len: prefix_len,
             gateway: self.gateway,
+            mirror,
+            dns: self.dns.clone(),
+            ntp: self.ntp.clone(),
             disks: if role == Role::Data { disks } else { Vec::new() },
             time_scale_percent: 100,
             web: true,
@@ -160,22 +180,6 @@ impl Deployment {
         std::fs::rename(&fresh, &path)?;
         Ok(())
     }
-}
-
-fn parse_role(value: &str) -> anyhow::Result<Role> {
-    match value {
-        "data" => Ok(Role::Data),
-        "witness" => Ok(Role::Witness),
-        other => bail!("{other:?} is neither data nor witness"),
-    }
-}
-
-fn parse_address(value: &str) -> anyhow::Result<(IpAddr, u8)> {
-    let (address, prefix_len) = value
-        .split_once('/')
-        .with_context(|| format!("{value:?} has no prefix length, as in 192.0.2.11/24"))?;
-    let wrong = || format!("{value:?} is not an address with its prefix length, as 192.0.2.11/24");
-    Ok((address.parse().with_context(wrong)?, prefix_len.parse().with_context(wrong)?))
 }
 
 fn parse_hash(value: &str) -> anyhow::Result<String> {

@@ -29,6 +29,10 @@ fn disks() -> Vec<String> {
     vec!["/dev/disk/by-path/pci-0000:03:00.0-scsi-0:0:1:0".into()]
 }
 
+fn adapters() -> Vec<String> {
+    vec!["eth0".into(), "eth1".into()]
+}
+
 #[test]
 fn a_data_node_is_made_of_its_properties_and_its_disks() {
     let all = [
@@ -37,14 +41,18 @@ fn a_data_node_is_made_of_its_properties_and_its_disks() {
         ("address", "192.0.2.11/26"),
         ("gateway", "192.0.2.1"),
         ("admin_password_hash", HASH),
-        ("dns", "192.0.2.53"),
-        ("mirror_address", "null"),
-        ("ntp", "  "),
+        ("dns", "192.0.2.53, 2001:db8::53"),
+        ("mirror_address", "198.51.100.1/30"),
+        ("ntp", "192.0.2.123,time.example.org"),
         ("someone.else", "x"),
     ];
     let deployment = parse(&all).unwrap();
-    assert_eq!(deployment.unused, ["dns"]);
-    let settings = deployment.settings("eth0", disks()).unwrap();
+    let settings = deployment.settings(&adapters(), disks()).unwrap();
+    let mirror =
+        Mirror { interface: "eth1".into(), address: "198.51.100.1".parse().unwrap(), prefix_len: 30 };
+    assert_eq!(settings.mirror, Some(mirror));
+    assert_eq!(settings.dns, ["192.0.2.53".parse::<IpAddr>().unwrap(), "2001:db8::53".parse().unwrap()]);
+    assert_eq!(settings.ntp, ["192.0.2.123", "time.example.org"]);
     assert_eq!(settings.name, "futago-1");
     assert_eq!((settings.address, settings.portal_prefix_len), ("192.0.2.11".parse().unwrap(), 26));
     assert_eq!(settings.gateway, Some("192.0.2.1".parse().unwrap()));
@@ -57,10 +65,16 @@ fn a_data_node_is_made_of_its_properties_and_its_disks() {
 
 #[test]
 fn a_witness_takes_no_disks() {
-    let deployment = parse(&[("hostname", "w"), ("role", "witness"), ("address", "192.0.2.13/24")]).unwrap();
-    let settings = deployment.settings("eth0", disks()).unwrap();
+    let said = [
+        ("hostname", "w"),
+        ("role", "witness"),
+        ("address", "192.0.2.13/24"),
+        ("mirror_address", "198.51.100.3/24"),
+    ];
+    let deployment = parse(&said).unwrap();
+    let settings = deployment.settings(&adapters(), disks()).unwrap();
     assert_eq!(settings.role, Role::Witness);
-    assert!(settings.disks.is_empty());
+    assert!(settings.disks.is_empty() && settings.mirror.is_none());
 }
 
 #[test]
@@ -79,6 +93,8 @@ fn what_can_not_be_used_is_named() {
         ("address", "192.0.2.11/x"),
         ("address", "futago/24"),
         ("gateway", "router"),
+        ("mirror_address", "198.51.100.1"),
+        ("dns", "192.0.2.53,dns"),
         ("admin_password_hash", "correct horse"),
         ("admin_password_hash", "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ"),
     ] {
@@ -95,12 +111,20 @@ fn what_can_not_be_used_is_named() {
         (vec![("hostname", "a b"), ("address", "192.0.2.11/24")], "name"),
         (vec![("hostname", "a"), ("address", "192.0.2.11/33")], "prefix"),
         (vec![("hostname", "a"), ("address", "192.0.2.11/24"), ("gateway", "2001:db8::1")], "gateway"),
+        (vec![("hostname", "a"), ("address", "192.0.2.11/24"), ("ntp", "time.example.org")], "ntp"),
+        (
+            vec![("hostname", "a"), ("address", "192.0.2.11/24"), ("mirror_address", "192.0.2.11/24")],
+            "mirror",
+        ),
     ] {
-        let error = parse(&properties).unwrap().settings("eth0", disks()).unwrap_err();
+        let error = parse(&properties).unwrap().settings(&adapters(), disks()).unwrap_err();
         assert!(format!("{error:#}").contains(part), "{properties:?}: {error:#}");
     }
+    let mirrored = [("hostname", "a"), ("address", "192.0.2.11/24"), ("mirror_address", "198.51.100.1/24")];
+    let error = parse(&mirrored).unwrap().settings(&["eth0".into()], disks()).unwrap_err();
+    assert!(error.to_string().contains("no second adapter"), "{error}");
     let data = parse(&[("hostname", "a"), ("address", "192.0.2.11/24")]).unwrap();
-    assert!(data.settings("eth0", vec![]).unwrap_err().to_string().contains("no disk for data"));
+    assert!(data.settings(&adapters(), vec![]).unwrap_err().to_string().contains("no disk for data"));
 }
 
 #[test]

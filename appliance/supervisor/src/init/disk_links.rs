@@ -17,22 +17,28 @@ pub(crate) fn refresh() -> anyhow::Result<()> {
     refresh_in(Path::new("/sys/class/block"), Path::new(NAMES)).with_context(|| NAMES.to_owned())
 }
 
-/// The names of the disks that nobody has put partitions on, in order: those that are for data. The system disk has
-/// partitions.
+/// The names of the disks that have neither partitions nor a mounted file system, in order: those that are for data. The
+/// system disk has partitions; without one, the state disk is mounted.
 pub(crate) fn unpartitioned() -> anyhow::Result<Vec<String>> {
     refresh()?;
-    let disks = unpartitioned_in(Path::new("/sys/class/block"), Path::new(NAMES));
+    let mounts = std::fs::read_to_string("/proc/mounts").context("/proc/mounts")?;
+    let disks = unpartitioned_in(Path::new("/sys/class/block"), Path::new(NAMES), &mounts);
     disks.with_context(|| NAMES.to_owned())
 }
 
-fn unpartitioned_in(class: &Path, names: &Path) -> std::io::Result<Vec<String>> {
+fn unpartitioned_in(class: &Path, names: &Path, mounts: &str) -> std::io::Result<Vec<String>> {
+    let mounted: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').next()).collect();
     let mut found = Vec::new();
     for entry in std::fs::read_dir(names)?.flatten() {
         let device = std::fs::read_link(entry.path())?;
         let Some(kernel_name) = device.file_name() else { continue };
         let Ok(parts) = std::fs::read_dir(class.join(kernel_name)) else { continue };
         let partitioned = parts.flatten().any(|part| part.path().join("partition").exists());
-        if !partitioned && let Some(path) = entry.path().to_str() {
+        let in_use = device.to_str().is_some_and(|device| mounted.contains(&device));
+        if !partitioned
+            && !in_use
+            && let Some(path) = entry.path().to_str()
+        {
             found.push(path.to_owned());
         }
     }
@@ -127,7 +133,7 @@ mod tests {
     fn disks_for_data_have_no_partitions() {
         let dir = tempfile::tempdir().unwrap();
         let (class, names) = (dir.path().join("class"), dir.path().join("by-path"));
-        for (id, disk) in [(6, "sda"), (1, "sdb"), (0, "sdc")] {
+        for (id, disk) in [(6, "sda"), (1, "sdb"), (0, "sdc"), (2, "sdd")] {
             let device =
                 dir.path().join(format!("0000:00:10.0/host0/target0:0:{id}/0:0:{id}:0/block/{disk}"));
             std::fs::create_dir_all(&device).unwrap();
@@ -138,7 +144,8 @@ mod tests {
         std::fs::create_dir(&partition).unwrap();
         std::fs::write(partition.join("partition"), "1").unwrap();
         refresh_in(&class, &names).unwrap();
-        let found = unpartitioned_in(&class, &names).unwrap();
+        let mounts = "proc /proc proc rw 0 0\n/dev/sdd /var/lib/futago ext4 rw,noatime 0 0\n";
+        let found = unpartitioned_in(&class, &names, mounts).unwrap();
         let name =
             |id| names.join(format!("pci-0000:00:10.0-scsi-0:0:{id}:0")).to_string_lossy().into_owned();
         assert_eq!(found, [name(0), name(1)]);

@@ -2,33 +2,39 @@
 //!
 //! # Invariants
 //!
-//! - PID 1 never ends by itself and never panics: every step that fails is told on the console, and boot goes on with
-//!   what is left. Without settings, or with a state disk that can't be written, it stays, says so, and waits for the
+//! - PID 1 never ends by itself: every step that fails is told on the console, and boot goes on with what is left. A panic, of
+//!   whatever library, would be the kernel's: it is caught, and the machine restarts in order. Without settings, or with a state disk that can't be written, it stays, says so, and waits for the
 //!   power button.
 //! - File systems are synced and unmounted before the machine is powered off or restarted.
 
+mod clock;
 mod command_line;
 mod console;
 mod deployment;
 mod disk_links;
+mod factory_reset;
+mod guest;
+mod lease;
 mod memory;
 mod modules;
 mod mounts;
 mod power;
 mod repair;
 mod settings;
+mod setup;
 pub(crate) mod slots;
 mod state;
 mod state_watch;
 pub(crate) mod system_disk;
+pub(crate) mod watchdog;
 
 use crate::install::{Installer, SystemDisk};
 use crate::node::{self, Ending, Mode};
 use crate::plan;
-use ::control::settings::Settings;
+use ::control::settings::{Mirror, Settings};
 use anyhow::Context;
 use command_line::{Boot, CommandLine};
-use console::{say, show};
+use console::{say, show, show_for_now};
 use netconf::Netlink;
 use rustix::system::RebootCommand;
 use std::path::{Path, PathBuf};
@@ -37,6 +43,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use update::slots::Slot;
+use watchdog::Watchdog;
 
 /// Where the node's folder is on a machine.
 const STATE_DIR: &str = "/var/lib/futago";
@@ -52,6 +59,11 @@ struct Machine {
     settings: Option<Settings>,
     /// Why there are none.
     no_settings: String,
+    /// The node's folder is where it belongs: on the state disk, or in memory on a machine without one.
+    has_state: bool,
+    watchdog: Watchdog,
+    /// Nobody has said who this machine is: whoever sets it up will.
+    untold: bool,
 }
 
 /// One step of the boot plan.
@@ -66,24 +78,37 @@ const BOOT: &[Step] = &[
     Step { name: "open the console", run: |_| console::adopt() },
     Step { name: "read the kernel command line", run: read_command_line },
     Step { name: "load drivers", run: |_| modules::load_all() },
-    Step { name: "mount the state disk", run: mount_state },
+    Step { name: "arm the hardware watchdog", run: arm_watchdog },
     // Ctrl-Alt-Del then is SIGINT to PID 1 instead of an immediate restart.
     Step { name: "take over Ctrl-Alt-Del", run: |_| Ok(rustix::system::reboot(RebootCommand::CadOff)?) },
 ];
 
 /// The rest of it, which is tried again while there are no settings.
 const SETTINGS_STEPS: &[Step] = &[
+    Step { name: "mount the state disk", run: mount_state },
     Step { name: "read the settings", run: read_settings },
     Step { name: "set the network up", run: set_network_up },
+    Step { name: "set the clock", run: set_clock },
     Step { name: "wait for the data disks", run: wait_for_disks },
 ];
 
 fn take_steps(steps: &[Step], machine: &mut Machine) {
     for step in steps {
-        if let Err(error) = (step.run)(machine) {
+        let taken = catch(|| (step.run)(machine)).unwrap_or_else(|panic| Err(anyhow::anyhow!(panic)));
+        if let Err(error) = taken {
             say(&format!("futago: could not {}: {error:#}", step.name));
         }
     }
+}
+
+/// What `run` answers, or the message of its panic.
+fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    // What was half-changed is not looked at again but to end, or by a step that is taken anew.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        format!("internal error: {}", text.as_deref().unwrap_or("no message"))
+    })
 }
 
 /// Runs as PID 1: boots, runs the services (`/proc/self/exe NAME --dir DIR`), and powers the machine off or restarts it
@@ -99,19 +124,36 @@ pub fn run_init() -> ExitCode {
     let mut machine = Machine::default();
     take_steps(BOOT, &mut machine);
     take_steps(SETTINGS_STEPS, &mut machine);
-    let command = match run_services(machine) {
-        Ok(Ending::Stop) => RebootCommand::PowerOff,
-        Ok(Ending::Interrupt) => RebootCommand::Restart,
-        Err(error) => {
-            say(&format!("futago: {error:#}"));
-            RebootCommand::PowerOff
+    let mut watchdog = std::mem::take(&mut machine.watchdog);
+    if let Err(error) = guest::start() {
+        say(&format!("futago: could not start a thread: {error}"));
+    }
+    let command = loop {
+        match catch(|| run_services(&mut machine, &mut watchdog)) {
+            Ok(Ok(Ending::Stop)) => break RebootCommand::PowerOff,
+            Ok(Ok(Ending::Interrupt)) => break RebootCommand::Restart,
+            // Nobody has asked for the machine to end.
+            Ok(Err(error)) => say(&format!("futago: {error:#}; trying again")),
+            Err(panic) => {
+                console::take_back();
+                say(&format!("futago: {panic}; the machine restarts"));
+                break RebootCommand::Restart;
+            }
         }
+        watchdog.feed();
+        std::thread::sleep(RETRY);
     };
+    watchdog.begin_shutdown();
+    guest::tell(guest::State::Stopping);
     mounts::unmount_all();
     console::log("futago: bye");
     console::drain();
     if let Err(error) = rustix::system::reboot(command) {
         say(&format!("futago: could not power off: {error}; it is safe to do so by hand"));
+        // Armed, it does the restart that the kernel has refused.
+        if !matches!(command, RebootCommand::Restart) {
+            watchdog.disarm();
+        }
     }
     loop {
         // PID 1 must not end; the machine is off in a moment.
@@ -119,9 +161,12 @@ pub fn run_init() -> ExitCode {
     }
 }
 
-fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
+fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Result<Ending> {
     let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/init"));
     let echo = if machine.command_line.log_to_console { console::open().ok() } else { None };
+    if let Some(console) = &echo {
+        console::ignore_stop(console);
+    }
     // A serial port that service logs were asked for on has no room for a menu.
     let serial = echo.is_none();
     let menus = if serial { vec![plan::SCREEN, plan::SERIAL] } else { vec![plan::SCREEN] };
@@ -135,17 +180,20 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
         menus,
         when_running: None,
         installer: installer(&machine.command_line),
+        watchdog,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     runtime.block_on(async {
-        let settings = match wait_for_settings(&mut machine, &mut mode).await? {
+        let settings = match wait_for_settings(machine, &exe, &mut mode).await? {
             Ok(settings) => settings,
             Err(ending) => return Ok(ending),
         };
         let welcome = console::welcome(&settings);
         let command_line = machine.command_line.clone();
+        let of_clock = settings.clone();
         mode.when_running = Some(Box::new(move || {
             console::log(&welcome);
+            guest::tell(guest::State::Running);
             if let Some(line) = slots::welcome(&command_line) {
                 show(&line);
             }
@@ -155,6 +203,9 @@ fn run_services(mut machine: Machine) -> anyhow::Result<Ending> {
                 say(&format!("futago: could not start a thread: {error}"));
             }
             confirm_slot(command_line);
+            if let Err(error) = clock::keep(of_clock) {
+                say(&format!("futago: could not start a thread: {error}"));
+            }
         }));
         loop {
             match run_once(&exe, &settings, serial, &mut mode).await {
@@ -196,7 +247,12 @@ fn confirm_slot(command_line: CommandLine) {
     }
 }
 
-async fn run_once(exe: &Path, settings: &Settings, serial: bool, mode: &mut Mode) -> anyhow::Result<Ending> {
+async fn run_once(
+    exe: &Path,
+    settings: &Settings,
+    serial: bool,
+    mode: &mut Mode<'_>,
+) -> anyhow::Result<Ending> {
     let dir = Path::new(STATE_DIR);
     let _lock = node::claim(dir).await?;
     console::give_to_menus(dir, serial);
@@ -206,7 +262,7 @@ async fn run_once(exe: &Path, settings: &Settings, serial: bool, mode: &mut Mode
 }
 
 /// Until the power button, Ctrl-Alt-Del or SIGTERM.
-async fn wait_for_button(mode: &mut Mode) -> anyhow::Result<Ending> {
+async fn wait_for_button(mode: &mut Mode<'_>) -> anyhow::Result<Ending> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     loop {
@@ -217,8 +273,14 @@ async fn wait_for_button(mode: &mut Mode) -> anyhow::Result<Ending> {
                 Some(()) => return Ok(Ending::Stop),
                 None => mode.power_button = None,
             },
+            () = mode.watchdog.due() => mode.watchdog.feed(),
         }
     }
+}
+
+fn arm_watchdog(machine: &mut Machine) -> anyhow::Result<()> {
+    machine.watchdog = Watchdog::open()?;
+    Ok(())
 }
 
 fn read_command_line(machine: &mut Machine) -> anyhow::Result<()> {
@@ -227,25 +289,53 @@ fn read_command_line(machine: &mut Machine) -> anyhow::Result<()> {
 }
 
 fn mount_state(machine: &mut Machine) -> anyhow::Result<()> {
-    let patience = if machine.command_line.state_in_memory { None } else { Some(DEVICE_PATIENCE) };
-    if let Some(news) = state::mount_state(Path::new(STATE_DIR), patience)? {
-        show(news);
+    if machine.has_state {
+        return Ok(());
     }
+    let patience = if machine.command_line.state_in_memory { None } else { Some(DEVICE_PATIENCE) };
+    state::mount_state(Path::new(STATE_DIR), patience)?;
+    machine.has_state = true;
     Ok(())
 }
 
 fn read_settings(machine: &mut Machine) -> anyhow::Result<()> {
+    // What was said at deployment is for a node that never was; this one may have been.
+    if !machine.has_state {
+        "the state disk can't be used; it is tried again".clone_into(&mut machine.no_settings);
+        return Ok(());
+    }
+    if let Err(error) = reset_if_asked() {
+        machine.no_settings = format!("{error:#}");
+        return Ok(());
+    }
     match settings::find(Path::new(STATE_DIR), &machine.command_line) {
         Ok(settings) => machine.settings = Some(settings),
-        Err(error) => machine.no_settings = format!("{error:#}"),
+        Err(error) => {
+            machine.untold = error.is::<settings::NothingSaid>();
+            machine.no_settings = format!("{error:#}");
+        }
     }
     Ok(())
 }
 
-/// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings.
+fn reset_if_asked() -> anyhow::Result<()> {
+    let dir = Path::new(STATE_DIR);
+    let told = factory_reset::take(dir, || {
+        let settings = Some(node::load_settings(dir)?);
+        // What does not come is told by its name in the end.
+        let _missing = wait_for_disks(&mut Machine { settings, ..Machine::default() });
+        factory_reset::forget_disks(dir)
+    })?;
+    told.iter().for_each(|told| show(told));
+    Ok(())
+}
+
+/// Until there are settings, or somebody switches off. A disk that was missing may come, and so may the disk with the settings;
+/// or somebody sets the machine up.
 async fn wait_for_settings(
     machine: &mut Machine,
-    mode: &mut Mode,
+    exe: &Path,
+    mode: &mut Mode<'_>,
 ) -> anyhow::Result<Result<Settings, Ending>> {
     let mut shown = String::new();
     loop {
@@ -254,11 +344,24 @@ async fn wait_for_settings(
         }
         if shown != machine.no_settings {
             shown.clone_from(&machine.no_settings);
-            show(&format!("Futago has no settings: {shown}"));
+            guest::tell(guest::State::NoSettings);
+            show_for_now(&format!("Futago has no settings: {shown}"));
         }
-        if let Ok(pressed) = tokio::time::timeout(RETRY, wait_for_button(mode)).await {
-            return pressed.map(Err);
+        let echo = mode.echo.as_ref().and_then(|file| file.try_clone().ok());
+        let pause = async {
+            if machine.untold {
+                match setup::run(Path::new(STATE_DIR), exe, echo).await {
+                    Ok(()) => return,
+                    Err(error) => say(&format!("futago: could not be set up over the network: {error:#}")),
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        tokio::select! {
+            pressed = wait_for_button(mode) => return pressed.map(Err),
+            () = pause => {}
         }
+        mode.watchdog.feed();
         take_steps(SETTINGS_STEPS, machine);
     }
 }
@@ -276,6 +379,10 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
     });
     let name = name.with_context(|| format!("no network interface {}", wanted.unwrap_or("at all")))?;
     netlink.add_address(&name, settings.address, settings.portal_prefix_len)?;
+    if let Some(Mirror { interface, address, prefix_len }) = &settings.mirror {
+        wait_for(|| netlink.interface(interface).ok());
+        netlink.add_address(interface, *address, *prefix_len)?;
+    }
     for interface in netlink.interfaces()?.iter().filter(|interface| interface.hardware_address.is_some()) {
         netlink.link_up(&interface.name)?;
     }
@@ -283,6 +390,10 @@ fn set_network_up(machine: &mut Machine) -> anyhow::Result<()> {
         netlink.set_default_route(gateway)?;
     }
     Ok(())
+}
+
+fn set_clock(machine: &mut Machine) -> anyhow::Result<()> {
+    machine.settings.as_ref().map_or(Ok(()), clock::set)
 }
 
 fn wait_for_disks(machine: &mut Machine) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@
 
 use anyhow::{Context, bail};
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -60,8 +61,21 @@ pub(crate) fn prepare(device: &Path) -> anyhow::Result<Condition> {
     if check(device, "-y")? < UNCORRECTED {
         return Ok(Condition::Repaired);
     }
+    // e2fsck has one status for a file system that is none and for all that it could not do.
+    read_through(device).with_context(|| format!("read {}", device.display()))?;
+    if check(device, "-y")? < UNCORRECTED {
+        return Ok(Condition::Repaired);
+    }
     make(device)?;
     Ok(Condition::Recreated)
+}
+
+/// Every block of it can be read.
+fn read_through(device: &Path) -> std::io::Result<()> {
+    let mut file = File::open(device)?;
+    let mut piece = vec![0; EMPTY_BYTES];
+    while file.read(&mut piece)? > 0 {}
+    Ok(())
 }
 
 fn is_empty(device: &Path) -> std::io::Result<bool> {

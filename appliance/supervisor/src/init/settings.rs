@@ -8,14 +8,28 @@ use crate::node::{load_settings, write_atomically};
 use ::control::paths::SETTINGS;
 use ::control::settings::{Role, Settings};
 use anyhow::Context;
-use netconf::Netlink;
+use netconf::{Interface, Netlink};
 use std::path::Path;
 use std::time::Duration;
 
 /// Settings that came with the initramfs.
 const BUILT_IN: &str = "/etc/futago/settings.json";
 
-/// The machine's settings, validated.
+/// Nobody has said anywhere who this machine is.
+#[derive(Debug)]
+pub(crate) struct NothingSaid;
+
+impl std::fmt::Display for NothingSaid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "none on the state disk, the command line or the initramfs, and nothing was said at deployment",
+        )
+    }
+}
+
+impl std::error::Error for NothingSaid {}
+
+/// The machine's settings, validated. [`NothingSaid`] if there are none.
 pub(crate) fn find(state_dir: &Path, command_line: &CommandLine) -> anyhow::Result<Settings> {
     find_with(state_dir, command_line, Path::new(BUILT_IN), || deployed(state_dir))
 }
@@ -47,27 +61,27 @@ fn deployed(state_dir: &Path) -> anyhow::Result<Vec<u8>> {
         Some(document) => Deployment::parse(&document)?,
         None => Deployment::default(),
     };
-    anyhow::ensure!(
-        !said.is_empty(),
-        "none on the state disk, the command line or the initramfs, and nothing was said at deployment"
-    );
-    let interface = first_interface().context("this machine has no network adapter")?;
+    anyhow::ensure!(!said.is_empty(), NothingSaid);
+    wait_for(adapter).context("this machine has no network adapter")?;
+    let interfaces: Vec<String> = adapters().into_iter().map(|link| link.name).collect();
     let disks = if said.role() == Role::Data { data_disks() } else { Vec::new() };
-    let settings = said.settings(&interface, disks)?;
+    let settings = said.settings(&interfaces, disks)?;
     said.store_password(state_dir).context("the deployment's admin_password_hash")?;
-    for key in &said.unused {
-        super::show(&format!("The deployment's {key} is not used by this version."));
-    }
     Ok(serde_json::to_vec_pretty(&settings)?)
 }
 
-/// The first adapter in the order of their names: on the first network of the descriptor.
-fn first_interface() -> Option<String> {
-    wait_for(|| {
-        let interfaces = Netlink::open().ok()?.interfaces().ok()?;
-        let ethernet = interfaces.into_iter().filter(|i| !i.loopback && i.hardware_address.is_some());
-        ethernet.map(|interface| interface.name).min()
-    })
+/// The first adapter: on the first network of the descriptor. `None` if there is none yet.
+pub(crate) fn adapter() -> Option<Interface> {
+    adapters().into_iter().next()
+}
+
+/// The adapters in the order of their names, which is that of the descriptor's networks.
+pub(crate) fn adapters() -> Vec<Interface> {
+    let interfaces = Netlink::open().and_then(|mut netlink| netlink.interfaces()).unwrap_or_default();
+    let ethernet = interfaces.into_iter().filter(|i| !i.loopback && i.hardware_address.is_some());
+    let mut adapters: Vec<Interface> = ethernet.collect();
+    adapters.sort_by(|one, other| one.name.cmp(&other.name));
+    adapters
 }
 
 /// Disks come one after the other: those that are there when no more have come for a while.

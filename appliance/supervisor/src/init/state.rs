@@ -3,8 +3,8 @@
 
 use super::{mounts, repair, state_watch, system_disk};
 use ::control::paths;
-use anyhow::{Context, bail};
-use rustix::mount::{MountFlags, mount};
+use anyhow::Context;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -19,34 +19,51 @@ const MAGIC: [u8; 2] = [0x53, 0xef];
 const LABEL_AT: usize = 0x78;
 const LABEL_BYTES: usize = 16;
 
-/// Mounts the state disk at `dir`, waiting up to `patience` for it; what people must know of how it was found is
-/// returned. Without one (or with `None`) the state is kept in memory: the machine works, and forgets everything when it
-/// is switched off; for the first case that is an error too.
-pub(crate) fn mount_state(dir: &Path, patience: Option<Duration>) -> anyhow::Result<Option<&'static str>> {
+/// Mounts the state disk at `dir`, waiting up to `patience` for it; says what people must know of how it was found. Without one (or with `None`) the state is kept in memory: the machine works, and forgets everything when it
+/// is switched off.
+///
+/// # Errors
+/// There is a state disk, and it can't be used now; nothing is mounted. A node that went on without it would be another one, under the same name.
+pub(crate) fn mount_state(dir: &Path, patience: Option<Duration>) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
     if let Some(found) = patience.and_then(wait_for_disk) {
-        let (device, news) = match found {
+        let device = match found {
             Found::Partition(device) => {
-                let condition = repair::prepare(&device)?;
-                (device, condition.news())
+                // At once: should it not be mounted now, it is found in order the next time.
+                if let Some(news) = repair::prepare(&device)?.news() {
+                    super::show(news);
+                }
+                device
             }
-            Found::Labelled(device) => (device, None),
+            Found::Labelled(device) => device,
         };
         let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount(&device, dir, "ext4", flags, c"").with_context(|| format!("{}", device.display()))?;
-        // Sockets stay when the disk goes.
-        let run = dir.join(paths::RUN_DIR);
-        std::fs::create_dir_all(&run).with_context(|| format!("{}", run.display()))?;
-        mount(mounts::IN_STATE, &run, "tmpfs", flags, c"mode=0700,size=4m")
-            .with_context(|| format!("{}", run.display()))?;
-        state_watch::start(&device, dir).context("watch the state disk")?;
-        return Ok(news);
+        if let Err(error) = mount_run(dir, flags) {
+            unmount(dir, UnmountFlags::DETACH).with_context(|| format!("{}", dir.display()))?;
+            return Err(error);
+        }
+        // The node works without.
+        if let Err(error) = state_watch::start(&device, dir) {
+            super::say(&format!("futago: could not watch the state disk: {error:#}"));
+        }
+        return Ok(());
     }
     mount_memory(dir)?;
-    match patience {
-        None => Ok(None),
-        Some(_) => bail!("no state disk: settings and identity will be lost at power-off"),
+    if patience.is_some() {
+        super::show("There is no state disk: settings and identity will be lost at power-off.");
     }
+    Ok(())
+}
+
+/// Sockets stay when the disk goes.
+fn mount_run(dir: &Path, flags: MountFlags) -> anyhow::Result<()> {
+    let run = dir.join(paths::RUN_DIR);
+    let made = std::fs::create_dir_all(&run).with_context(|| format!("{}", run.display()));
+    made.and_then(|()| {
+        mount(mounts::IN_STATE, &run, "tmpfs", flags, c"mode=0700,size=4m")
+            .with_context(|| format!("{}", run.display()))
+    })
 }
 
 /// A disk that the state is, or is to be, on.

@@ -95,11 +95,42 @@ fn targets_are_told_in_both_kinds_of_session() {
     assert_eq!(text(&mut discovery, b"SendTargets=All\0", NO_TAG).1, both);
     assert_eq!(text(&mut discovery, b"SendTargets=iqn.2026-11.x:0001\0", NO_TAG).1, SECOND);
     assert_eq!(text(&mut discovery, b"SendTargets=iqn.2026-11.x:none\0", NO_TAG).1, "");
-    assert_eq!(text(&mut discovery, b"SendTargets=\0", NO_TAG).1, "SendTargets=Reject\0");
+    assert_eq!(text(&mut discovery, b"SendTargets=\0", NO_TAG).1, "");
     let mut normal = Bench::logged_in("");
     assert_eq!(text(&mut normal, b"SendTargets=\0", NO_TAG).1, FIRST);
-    assert_eq!(text(&mut normal, b"SendTargets=All\0", NO_TAG).1, "SendTargets=Reject\0");
+    assert_eq!(text(&mut normal, b"SendTargets=All\0", NO_TAG).1, "", "not in an operational session");
     assert_eq!(text(&mut normal, b"MaxBurstLength=512\0", NO_TAG).1, "MaxBurstLength=Reject\0");
+}
+
+/// RFC 7143 Appendix C: `All`, a name, or nothing. §6.2: a key that is not understood is answered, not refused.
+#[test]
+fn what_is_no_target_name_is_refused_and_the_session_goes_on() {
+    for mut bench in [Bench::discovery(), Bench::logged_in("")] {
+        for keys in ["SendTargets=Alle\0", "SendTargets=all\0", "SendTargets=A\0", "SendTargets=iqn.a b\0"] {
+            let request = TextRequest {
+                immediate: true,
+                last: true,
+                initiator_task_tag: 9,
+                target_transfer_tag: NO_TAG,
+                ..TextRequest::default()
+            };
+            bench.send(request.encode(), keys.as_bytes());
+            let replies = bench.replies();
+            let [(Reply::Reject(reject), header)] = &replies[..] else { panic!("{keys}: {replies:?}") };
+            assert_eq!(reject.reason, RejectReason::Protocol.code(), "{keys}");
+            assert_eq!((header.len(), &header[16..20]), (48, &[0, 0, 0, 9][..]), "{keys}");
+        }
+        for (asked, answer) in [
+            ("SendTargetsPlease=All\0", "SendTargetsPlease=NotUnderstood\0"),
+            ("sENDtARGETS=aLL\0", "sENDtARGETS=NotUnderstood\0"),
+            (
+                "SendTargets=IQN.2026-11.X:0000\0",
+                "TargetName=iqn.2026-11.x:0000\0TargetAddress=10.0.0.1:3260,1\0",
+            ),
+        ] {
+            assert_eq!(text(&mut bench, asked.as_bytes(), NO_TAG).1, answer);
+        }
+    }
 }
 
 #[test]
