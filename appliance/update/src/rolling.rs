@@ -8,7 +8,7 @@
 //!
 //! - Nothing is done to a node unless all members are online, a majority is there, and every copy of every volume is in
 //!   sync. So whatever goes wrong with a node, the others still run the release that they ran.
-//! - A node restarts only when it serves nothing.
+//! - A node restarts only when it serves nothing, in a cluster that keeps its majority without it.
 //! - The first thing that goes wrong ends it, for good: a new [`Rolling`] goes on where it stopped, as nodes that run the
 //!   release are left alone.
 
@@ -118,6 +118,9 @@ const HAND_OVER_AGAIN: Duration = Duration::from_secs(15);
 /// How long the cluster may take to be whole before something is done.
 const WHOLE_PATIENCE: Duration = MINUTE.saturating_mul(5);
 
+/// With fewer members one of them votes alone (`manager`'s membership), and nobody writes while that one restarts.
+const VOTERS: usize = 3;
+
 /// How far the present step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
@@ -147,6 +150,9 @@ impl Rolling {
     pub fn plan(release: &str, view: &View, without: &BTreeSet<String>) -> Result<Self, String> {
         let status = view.status.as_ref().ok_or("no node tells the cluster's state")?;
         let cluster = status.cluster.as_ref().ok_or("the node is in no cluster: update it by itself")?;
+        if cluster.members.len() < VOTERS {
+            return Err(too_few(cluster.members.len()));
+        }
         for name in without {
             if !cluster.members.iter().any(|member| member.name == *name) {
                 return Err(format!("there is no node {name} to leave out"));
@@ -318,6 +324,14 @@ enum Look {
     Done,
     Waiting(String),
     Wrong(String),
+}
+
+fn too_few(members: usize) -> String {
+    format!(
+        "the cluster has {members} of the {VOTERS} nodes that it takes to go on without one: while the node that created it \
+         restarts, all I/O stops. Add a witness; or update each node by itself in a maintenance window, with \
+         futago ctl update FILE --restart"
+    )
 }
 
 fn served<'a>(view: &'a View, node: &'a str) -> impl Iterator<Item = &'a VolumeStatus> {

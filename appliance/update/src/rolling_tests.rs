@@ -310,6 +310,22 @@ fn what_can_not_be_updated_is_named_before_anything_is_done() {
 }
 
 #[test]
+fn a_cluster_that_stops_without_a_node_is_not_begun() {
+    for names in [&["a"][..], &["a", "b"]] {
+        let mut world = World::new("a", Fault::None);
+        world.nodes.retain(|name, _| names.contains(name));
+        let reason = Rolling::plan(NEW, &world.view(), &BTreeSet::new()).unwrap_err();
+        let has = alloc::format!("has {} of the 3 nodes", names.len());
+        for expected in [&*has, "all I/O stops", "futago ctl update FILE --restart"] {
+            assert!(reason.contains(expected), "{reason}");
+        }
+    }
+    // Who is left out votes all the same.
+    let world = World::new("a", Fault::None);
+    assert!(Rolling::plan(NEW, &world.view(), &["witness".to_owned()].into()).is_ok());
+}
+
+#[test]
 fn nothing_begins_while_something_is_missing() {
     let wait = |view: &View| {
         let mut rolling = Rolling::plan(NEW, view, &["witness".to_owned()].into()).unwrap();
