@@ -9,6 +9,8 @@
 //! - Nothing is done to a node unless all members are online, a majority is there, and every copy of every volume is in
 //!   sync. So whatever goes wrong with a node, the others still run the release that they ran.
 //! - A node restarts only when it serves nothing, in a cluster that keeps its majority without it.
+//! - Nothing is done to a node unless all that took the release before it still run it, from the start that they came back
+//!   with, and it has proved itself there: a release that comes up and fails later stops at the first node.
 //! - The first thing that goes wrong ends it, for good: a new [`Rolling`] goes on where it stopped, as nodes that run the
 //!   release are left alone.
 
@@ -72,6 +74,7 @@ enum Step {
     Install,
     HandOver,
     Restart,
+    Prove,
     Return,
 }
 
@@ -89,7 +92,7 @@ struct Row {
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What each node goes through.
-const STEPS: [Row; 4] = [
+const STEPS: [Row; 5] = [
     Row {
         step: Step::Install,
         whole: true,
@@ -102,6 +105,12 @@ const STEPS: [Row; 4] = [
         whole: true,
         patience: MINUTE.saturating_mul(30),
         waiting: "does not come back",
+    },
+    Row {
+        step: Step::Prove,
+        whole: false,
+        patience: MINUTE.saturating_mul(30),
+        waiting: "has not proved the release",
     },
     // A resync may be long.
     Row {
@@ -141,6 +150,8 @@ pub struct Rolling {
     since: Duration,
     /// The start of the present node's machine when its last order was given.
     boot: String,
+    /// Each node that took the release, or had it, with the start of its machine since then.
+    updated: BTreeMap<String, String>,
     stopped: Option<String>,
 }
 
@@ -162,6 +173,7 @@ impl Rolling {
             cluster.members.iter().filter(|member| !without.contains(&member.name)).collect();
         members.sort_by_key(|member| (member.role == Role::Witness, member.serving, member.name.clone()));
         let mut nodes = Vec::new();
+        let mut updated = BTreeMap::new();
         for member in members {
             let name = &member.name;
             let node = view.nodes.get(name).ok_or_else(|| {
@@ -170,7 +182,9 @@ impl Rolling {
             if node.slots.is_none() {
                 return Err(format!("node {name} did not start from an appliance's disk: leave it out"));
             }
-            if node.running != release {
+            if node.running == release {
+                updated.insert(name.clone(), node.boot.clone());
+            } else {
                 nodes.push(name.clone());
             }
         }
@@ -181,6 +195,7 @@ impl Rolling {
             progress: Progress::Due,
             since: Duration::ZERO,
             boot: String::new(),
+            updated,
             stopped: None,
         })
     }
@@ -199,6 +214,9 @@ impl Rolling {
 
     /// What to do now.
     pub fn poll(&mut self, view: &View, now: Duration) -> Decision {
+        if self.stopped.is_none() {
+            self.stopped = self.relapse(view);
+        }
         loop {
             if let Some(reason) = &self.stopped {
                 return Decision::Stopped(reason.clone());
@@ -210,7 +228,14 @@ impl Rolling {
                 continue;
             };
             match self.look(row, &node, view) {
-                Look::Done => self.enter(self.step.saturating_add(1), now),
+                Look::Done => {
+                    if row.step == Step::Restart
+                        && let Some(seen) = view.nodes.get(&node)
+                    {
+                        self.updated.insert(node, seen.boot.clone());
+                    }
+                    self.enter(self.step.saturating_add(1), now);
+                }
                 Look::Wrong(reason) => self.stopped = Some(reason),
                 Look::Waiting(why) => return self.wait(row, &node, view, now, why),
             }
@@ -232,7 +257,7 @@ impl Rolling {
         };
         if due
             && row.whole
-            && let Err(obstacle) = is_whole(view)
+            && let Err(obstacle) = is_whole(view).and_then(|()| self.are_proved(view))
         {
             if waited >= WHOLE_PATIENCE {
                 return self.stop(format!("nothing more was done to node {node}: {obstacle}"));
@@ -255,6 +280,27 @@ impl Rolling {
         }
     }
 
+    /// Why a node that has the release does not go on with it, if one does not.
+    fn relapse(&self, view: &View) -> Option<String> {
+        self.updated.iter().find_map(|(name, boot)| {
+            let seen = view.nodes.get(name)?;
+            if seen.running != self.release {
+                return Some(format!(
+                    "node {name} runs release {} again: release {} did not last there. Nothing more was done",
+                    seen.running, self.release
+                ));
+            }
+            (seen.boot != *boot).then(|| {
+                format!("node {name} has restarted with release {}. Nothing more was done", self.release)
+            })
+        })
+    }
+
+    /// Every node that has the release answers, and it has proved itself there; or what is missing.
+    fn are_proved(&self, view: &View) -> Result<(), String> {
+        self.updated.keys().try_for_each(|name| is_proved(name, view))
+    }
+
     fn stop(&mut self, reason: String) -> Decision {
         self.stopped = Some(reason.clone());
         Decision::Stopped(reason)
@@ -269,7 +315,7 @@ impl Rolling {
                 Some(Order::HandOver { volume: volume.name.clone(), to })
             }
             Step::Restart => view.nodes.contains_key(node).then(|| Order::Restart { node: node.to_owned() }),
-            Step::Return => None,
+            Step::Prove | Step::Return => None,
         }
     }
 
@@ -299,6 +345,10 @@ impl Rolling {
                 seen.running, self.release
             )),
             Step::Restart => Look::Done,
+            Step::Prove => match is_proved(node, view) {
+                Ok(()) => Look::Done,
+                Err(obstacle) => Look::Waiting(obstacle),
+            },
             Step::Return => match is_whole(view) {
                 Ok(()) => Look::Done,
                 Err(obstacle) => Look::Waiting(format!("node {node} is back; {obstacle}")),
@@ -324,6 +374,14 @@ enum Look {
     Done,
     Waiting(String),
     Wrong(String),
+}
+
+fn is_proved(node: &str, view: &View) -> Result<(), String> {
+    let seen = view.nodes.get(node).ok_or_else(|| format!("node {node} does not answer"))?;
+    if seen.slots.as_ref().is_some_and(|slots| slots.on_trial) {
+        return Err(format!("the release has not proved itself on node {node} yet"));
+    }
+    Ok(())
 }
 
 fn too_few(members: usize) -> String {

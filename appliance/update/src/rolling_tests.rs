@@ -10,6 +10,8 @@ const OLD: &str = "0.1.0";
 const NEW: &str = "0.2.0";
 /// A node is away this long, and then out of sync for as long again.
 const AWAY: Duration = Duration::from_secs(40);
+/// Until its services run.
+const PROVING: Duration = Duration::from_secs(10);
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,12 @@ enum Fault {
     FallsBack(&'static str),
     /// The node does not come back.
     StaysAway(&'static str),
+    /// The node comes back with the release, which some time later, in sync or not, is given up.
+    FallsBackLater(&'static str, Duration),
+    /// The same, and it starts once more.
+    RestartsLater(&'static str, Duration),
+    /// The node's services never run.
+    NeverProved(&'static str),
     /// The node comes back, and never in sync.
     NeverInSync(&'static str),
     /// Nobody takes the volumes.
@@ -42,6 +50,8 @@ struct Node {
     /// The release that it starts next.
     next: &'static str,
     failed: bool,
+    /// When it has proved itself.
+    proved: Duration,
 }
 
 struct World {
@@ -62,6 +72,7 @@ impl World {
                     running: "a".into(),
                     next: "a".into(),
                     idle_release: Some(OLD.into()),
+                    on_trial: false,
                 }),
                 installation: None,
             },
@@ -70,6 +81,7 @@ impl World {
             in_sync: Duration::ZERO,
             next: OLD,
             failed: false,
+            proved: Duration::ZERO,
         };
         let nodes =
             [("a", node(Role::Data)), ("b", node(Role::Data)), ("witness", node(Role::Witness))].into();
@@ -132,7 +144,14 @@ impl World {
             problems: vec![],
         };
         let answering = self.nodes.iter().filter(|(name, _)| self.online(name));
-        let nodes = answering.map(|(name, node)| ((*name).into(), node.update.clone())).collect();
+        let answer = |node: &Node| {
+            let mut update = node.update.clone();
+            if let Some(slots) = &mut update.slots {
+                slots.on_trial = node.proved > self.now;
+            }
+            update
+        };
+        let nodes = answering.map(|(name, node)| ((*name).into(), answer(node))).collect();
         View { status: Some(status), nodes }
     }
 
@@ -175,6 +194,10 @@ impl World {
                 if fault == Fault::NeverInSync(name) {
                     node.in_sync = Duration::MAX;
                 }
+                node.proved = node.back.saturating_add(PROVING);
+                if fault == Fault::NeverProved(name) {
+                    node.proved = Duration::MAX;
+                }
                 let next = if fault == Fault::FallsBack(name) { OLD } else { node.next };
                 node.update = UpdateStatus {
                     running: next.into(),
@@ -185,6 +208,21 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What happens by itself.
+    fn advance(&mut self) {
+        self.now += Duration::from_secs(2);
+        let (Fault::FallsBackLater(name, after) | Fault::RestartsLater(name, after)) = self.fault else {
+            return;
+        };
+        let node = self.nodes.get_mut(name).unwrap();
+        if node.update.running == NEW && self.now >= node.back + after {
+            if matches!(self.fault, Fault::FallsBackLater(..)) {
+                node.update.running = OLD.into();
+            }
+            node.update.boot = "later".into();
+        }
     }
 
     fn name(&self, name: &str) -> &'static str {
@@ -198,7 +236,7 @@ impl World {
             match rolling.poll(&self.view(), self.now) {
                 Decision::Wait(why) => {
                     assert!(!why.is_empty());
-                    self.now += Duration::from_secs(2);
+                    self.advance();
                 }
                 Decision::Do(order) => {
                     if self.fault == Fault::NotDone(self.orders.len()) {
@@ -254,6 +292,12 @@ fn the_first_thing_that_goes_wrong_ends_it_and_the_second_node_is_not_touched() 
         (Fault::Refused("b"), "node b: the update is not signed", 1),
         (Fault::NotSent("b"), "node b: the console does not answer", 1),
         (Fault::FallsBack("b"), "node b came back with release 0.1.0: release 0.2.0 did not come up", 2),
+        (Fault::FallsBackLater("b", PROVING / 2), "node b runs release 0.1.0 again", 2),
+        (Fault::FallsBackLater("b", AWAY + AWAY / 2), "node b runs release 0.1.0 again", 5),
+        (Fault::FallsBackLater("a", AWAY / 2), "node a runs release 0.1.0 again", 5),
+        (Fault::RestartsLater("b", AWAY / 2), "node b has restarted with release 0.2.0", 2),
+        (Fault::RestartsLater("witness", PROVING / 2), "node witness has restarted", 7),
+        (Fault::NeverProved("b"), "node b has not proved the release after 30 minutes", 2),
         (Fault::StaysAway("b"), "node b does not come back after 30 minutes", 2),
         (Fault::NeverInSync("b"), "node b is not back in sync after 1440 minutes", 2),
         (Fault::NoHandOver, "node a: no node takes it", 4),
@@ -345,6 +389,23 @@ fn nothing_begins_while_something_is_missing() {
     assert_eq!(wait(&view), "volume demo is not healthy");
     view.status.as_mut().unwrap().cluster.as_mut().unwrap().quorum = false;
     assert_eq!(wait(&view), "the nodes have no majority");
+}
+
+#[test]
+fn who_has_the_release_already_must_have_proved_it_and_keep_it() {
+    let mut world = World::new("a", Fault::None);
+    let b = world.nodes.get_mut("b").unwrap();
+    b.update.running = NEW.into();
+    b.proved = MINUTE;
+    let mut rolling = Rolling::plan(NEW, &world.view(), &BTreeSet::new()).unwrap();
+    let expected = "the release has not proved itself on node b yet";
+    assert_eq!(rolling.poll(&world.view(), world.now), Decision::Wait(expected.into()));
+    let mut silent = world.view();
+    silent.nodes.remove("b");
+    assert_eq!(rolling.poll(&silent, world.now), Decision::Wait("node b does not answer".into()));
+    world.nodes.get_mut("b").unwrap().update.boot = "1".into();
+    let Decision::Stopped(reason) = rolling.poll(&world.view(), world.now) else { panic!() };
+    assert!(reason.contains("node b has restarted"), "{reason}");
 }
 
 #[test]

@@ -45,7 +45,16 @@ const BUSY: &str = "An update is being installed already.";
 pub(crate) struct Installer {
     status: Arc<Mutex<UpdateStatus>>,
     /// Wakes the thread; `None` where there is nothing to install into.
-    thread: Option<Mutex<Sender<()>>>,
+    thread: Option<Mutex<Sender<Request>>>,
+}
+
+/// What the thread is to do.
+#[derive(Debug)]
+enum Request {
+    /// Install what was uploaded.
+    Install,
+    /// Look at the slots again.
+    Look,
 }
 
 impl Installer {
@@ -92,7 +101,15 @@ impl Installer {
         }
         status.installation = Some(Installation::Checking);
         // The thread does not end.
-        lock(thread).send(()).map_err(|_| NO_SLOTS)
+        lock(thread).send(Request::Install).map_err(|_| NO_SLOTS)
+    }
+
+    /// The boot loader's variables were changed by somebody else.
+    pub(crate) fn look_again(&self) {
+        if let Some(thread) = &self.thread {
+            // The thread does not end.
+            let _ = lock(thread).send(Request::Look);
+        }
     }
 }
 
@@ -118,24 +135,31 @@ struct Worker<B> {
 }
 
 impl<B: Boot> Worker<B> {
-    fn work(self, requests: &Receiver<()>) {
+    fn work(self, requests: &Receiver<Request>) {
         self.look();
-        for () in requests {
-            let installation = match self.install() {
-                Ok(release) => {
-                    tracing::info!("release {release} is installed; the next start takes it");
-                    Installation::Installed { release: release.to_string() }
-                }
-                Err(error) => {
-                    tracing::error!("the update is not installed: {error:#}");
-                    Installation::Failed { reason: format!("{error:#}.") }
-                }
-            };
-            // Space on the state partition; a file that is left is replaced by the next one.
-            let _ = std::fs::remove_file(&self.bundle);
-            self.look();
-            self.say(installation);
+        for request in requests {
+            match request {
+                Request::Install => self.take_bundle(),
+                Request::Look => self.look(),
+            }
         }
+    }
+
+    fn take_bundle(&self) {
+        let installation = match self.install() {
+            Ok(release) => {
+                tracing::info!("release {release} is installed; the next start takes it");
+                Installation::Installed { release: release.to_string() }
+            }
+            Err(error) => {
+                tracing::error!("the update is not installed: {error:#}");
+                Installation::Failed { reason: format!("{error:#}.") }
+            }
+        };
+        // Space on the state partition; a file that is left is replaced by the next one.
+        let _ = std::fs::remove_file(&self.bundle);
+        self.look();
+        self.say(installation);
     }
 
     fn install(&self) -> anyhow::Result<Version> {
@@ -165,11 +189,12 @@ impl<B: Boot> Worker<B> {
                     variables.get(running.other().release_variable()).map(String::as_str),
                     &self.release,
                 ),
+                on_trial: variables.get("tries").is_some_and(|tries| !tries.is_empty()),
             },
             Err(error) => {
                 tracing::error!("the boot loader's variables can't be read: {error:#}");
                 let running = running.letter().to_owned();
-                SlotStatus { next: running.clone(), running, idle_release: None }
+                SlotStatus { next: running.clone(), running, idle_release: None, on_trial: true }
             }
         };
         lock(&self.status).slots = Some(slots);
