@@ -2,7 +2,7 @@ use super::*;
 use alloc::string::ToString;
 use alloc::vec;
 use base::{ByteCount, Epoch};
-use control::api::{ClusterStatus, MemberStatus};
+use control::api::MemberStatus;
 use control::targets::BlockFormat;
 use control::update::SlotStatus;
 
@@ -132,7 +132,7 @@ impl World {
             cluster: Some(ClusterStatus {
                 id: "1".into(),
                 generation: 1,
-                leader: None,
+                leader: self.nodes.keys().find(|name| self.online(name)).map(|name| (*name).into()),
                 quorum: true,
                 members: self.nodes.iter().map(member).collect(),
                 portal: None,
@@ -151,8 +151,12 @@ impl World {
             }
             update
         };
+        let statuses = answering
+            .clone()
+            .map(|(name, _)| ((*name).into(), Status { node: (*name).into(), ..status.clone() }))
+            .collect();
         let nodes = answering.map(|(name, node)| ((*name).into(), answer(node))).collect();
-        View { status: Some(status), nodes }
+        View { statuses, nodes }
     }
 
     /// Carries an order out. The invariants: the others are well, and nobody restarts who serves.
@@ -349,7 +353,7 @@ fn what_can_not_be_updated_is_named_before_anything_is_done() {
     world.nodes.get_mut("witness").unwrap().failed = true;
     assert!(plan(&world, &[]).unwrap_err().contains("console of node witness"));
 
-    let view = View { status: None, ..world.view() };
+    let view = View { statuses: BTreeMap::new(), ..world.view() };
     assert!(Rolling::plan(NEW, &view, &BTreeSet::new()).is_err());
 }
 
@@ -385,9 +389,13 @@ fn nothing_begins_while_something_is_missing() {
     world.nodes.get_mut("a").unwrap().in_sync = Duration::MAX;
     assert_eq!(wait(&world.view()), "volume demo is not in sync on a");
     let mut view = World::new("b", Fault::None).view();
-    view.status.as_mut().unwrap().volumes[0].state = VolumeState::Suspended;
+    for status in view.statuses.values_mut() {
+        status.volumes[0].state = VolumeState::Suspended;
+    }
     assert_eq!(wait(&view), "volume demo is not healthy");
-    view.status.as_mut().unwrap().cluster.as_mut().unwrap().quorum = false;
+    for status in view.statuses.values_mut() {
+        status.cluster.as_mut().unwrap().quorum = false;
+    }
     assert_eq!(wait(&view), "the nodes have no majority");
 }
 
@@ -406,6 +414,130 @@ fn who_has_the_release_already_must_have_proved_it_and_keep_it() {
     world.nodes.get_mut("b").unwrap().update.boot = "1".into();
     let Decision::Stopped(reason) = rolling.poll(&world.view(), world.now) else { panic!() };
     assert!(reason.contains("node b has restarted"), "{reason}");
+}
+
+/// What a poll makes of a view, for people.
+fn poll(rolling: &mut Rolling, view: &View) -> String {
+    match rolling.poll(view, Duration::ZERO) {
+        Decision::Wait(why) | Decision::Stopped(why) => why,
+        Decision::Do(order) => alloc::format!("{order:?}"),
+        Decision::Finished => "finished".into(),
+    }
+}
+
+fn edit(view: &mut View, node: &str, change: impl FnOnce(&mut Status)) {
+    change(view.statuses.get_mut(node).unwrap());
+}
+
+#[test]
+fn one_view_is_not_enough_and_every_member_has_to_answer() {
+    let view = World::new("a", Fault::None).view();
+    let plan = || Rolling::plan(NEW, &view, &BTreeSet::new()).unwrap();
+    let mut rolling = plan();
+    assert!(poll(&mut rolling, &view).contains("once more"));
+    for missing in ["a", "b", "witness"] {
+        let mut silent = view.clone();
+        silent.statuses.remove(missing);
+        let expected = alloc::format!("node {missing} does not answer");
+        assert_eq!(poll(&mut rolling, &silent), expected);
+        assert!(poll(&mut rolling, &view).contains("once more"), "the count begins anew");
+        silent.statuses.clone_from(&view.statuses);
+        silent.nodes.remove(missing);
+        assert_eq!(poll(&mut rolling, &silent), expected);
+        assert!(poll(&mut rolling, &view).contains("once more"));
+    }
+    assert!(poll(&mut rolling, &view).starts_with("Install"));
+
+    let mut silent = view.clone();
+    silent.statuses.remove("witness");
+    silent.nodes.remove("witness");
+    let mut rolling = Rolling::plan(NEW, &silent, &["witness".to_owned()].into()).unwrap();
+    assert!(poll(&mut rolling, &silent).contains("once more"));
+    assert!(poll(&mut rolling, &silent).starts_with("Install"), "who is left out need not answer");
+}
+
+#[test]
+fn the_leader_is_believed_and_without_one_whoever_sees_the_least() {
+    let view = World::new("a", Fault::None).view();
+    let degrade = |status: &mut Status| status.volumes[0].in_sync = vec!["a".into()];
+    let obstacle = "volume demo is not in sync on b";
+    let first = |view: &View| poll(&mut Rolling::plan(NEW, view, &BTreeSet::new()).unwrap(), view);
+
+    // The leader of these is a.
+    let mut seen = view.clone();
+    edit(&mut seen, "witness", degrade);
+    assert!(first(&seen).contains("once more"), "a follower is behind");
+    let mut seen = view.clone();
+    edit(&mut seen, "a", degrade);
+    assert_eq!(first(&seen), obstacle);
+
+    for stale in ["a", "b", "witness"] {
+        let mut seen = view.clone();
+        for status in seen.statuses.values_mut() {
+            status.cluster.as_mut().unwrap().leader = None;
+        }
+        edit(&mut seen, stale, degrade);
+        assert_eq!(first(&seen), obstacle);
+        // Two that both lead: none does.
+        edit(&mut seen, "a", |status| status.cluster.as_mut().unwrap().leader = Some("a".into()));
+        edit(&mut seen, "b", |status| status.cluster.as_mut().unwrap().leader = Some("b".into()));
+        assert_eq!(first(&seen), obstacle);
+    }
+}
+
+#[test]
+fn a_node_restarts_when_nobody_has_it_as_serving_in_two_views() {
+    let mut world = World::new("a", Fault::None);
+    let mut rolling = Rolling::plan(NEW, &world.view(), &BTreeSet::new()).unwrap();
+    let handed_over =
+        |world: &World| world.orders.last().is_some_and(|order| matches!(order, Order::HandOver { .. }));
+    while !handed_over(&world) {
+        match rolling.poll(&world.view(), world.now) {
+            Decision::Do(order) => world.obey(&order).unwrap(),
+            Decision::Wait(_) => world.advance(),
+            end => panic!("{end:?}"),
+        }
+    }
+    // The witness has not heard of it.
+    let mut behind = world.view();
+    edit(&mut behind, "witness", |status| status.volumes[0].primary = Some("a".into()));
+    for _ in 0..3 {
+        let decision = rolling.poll(&behind, world.now);
+        assert_eq!(decision, Decision::Wait("node a hands volume demo over".into()));
+    }
+    for _ in 0..2 {
+        let Decision::Wait(why) = rolling.poll(&world.view(), world.now) else { panic!() };
+        assert!(why.contains("once more"), "{why}");
+    }
+    assert_eq!(rolling.poll(&world.view(), world.now), Decision::Do(Order::Restart { node: "a".into() }));
+}
+
+type Change = fn(&mut Status);
+
+#[test]
+fn consoles_of_other_clusters_and_other_nodes_are_refused() {
+    let view = World::new("a", Fault::None).view();
+    let strange = |status: &mut Status| status.cluster.as_mut().unwrap().id = "2".into();
+    let renamed = |status: &mut Status| status.node = "c".into();
+    let alone = |status: &mut Status| status.cluster = None;
+    let changes: [(Change, &str, Option<&str>); 3] = [
+        (strange, "node b is in another cluster, 2, not in 1", Some("node b is in another cluster now, 2")),
+        (renamed, "node c is no member", Some("the console of node b is that of node c now")),
+        // It may have just started.
+        (alone, "node b is in no cluster", None),
+    ];
+    for (change, at_first, later) in changes {
+        let mut seen = view.clone();
+        edit(&mut seen, "b", change);
+        let reason = Rolling::plan(NEW, &seen, &BTreeSet::new()).unwrap_err();
+        assert!(reason.contains(at_first), "{reason}");
+        let mut rolling = Rolling::plan(NEW, &view, &BTreeSet::new()).unwrap();
+        match (rolling.poll(&seen, Duration::ZERO), later) {
+            (Decision::Stopped(reason), Some(later)) => assert_eq!(reason, later),
+            (Decision::Wait(why), None) => assert_eq!(why, "node b does not answer"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::{CtlArguments, Report, password, trust};
 use crate::client::{Client, ClientError, Trust};
 use clap::Args;
 use control::update::{Installation, UpdateStatus};
+use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -253,17 +254,19 @@ fn console(args: &CtlArguments, peer: &str) -> Result<Client, ClientError> {
     Client::remote(url, &args.user, &password(args)?, trust)
 }
 
-/// What all of them say now. The cluster's state is that of a node with a majority.
+/// What all of them say now, asked at once: answers one after the other would be of different moments.
 async fn look(nodes: &BTreeMap<String, Client>) -> View {
-    let mut view = View::default();
-    for (name, client) in nodes {
+    let ask = async |(name, client): (&String, &Client)| {
         let (status, update) = tokio::join!(soon(client.status()), soon(client.update_status()));
-        if let Some(update) = update {
-            view.nodes.insert(name.clone(), update);
+        (name.clone(), status, update)
+    };
+    let mut view = View::default();
+    for (name, status, update) in join_all(nodes.iter().map(ask)).await {
+        if let Some(status) = status {
+            view.statuses.insert(name.clone(), status);
         }
-        let has_majority = |status: &control::api::Status| status.cluster.as_ref().is_some_and(|c| c.quorum);
-        if let Some(status) = status.filter(|status| view.status.is_none() || has_majority(status)) {
-            view.status = Some(status);
+        if let Some(update) = update {
+            view.nodes.insert(name, update);
         }
     }
     view
