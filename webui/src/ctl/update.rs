@@ -5,6 +5,7 @@
 use super::{CtlArguments, Report, password, trust};
 use crate::client::{Client, ClientError, Trust};
 use clap::Args;
+use control::api::Status;
 use control::update::{Installation, UpdateStatus};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,14 +235,33 @@ async fn consoles(
             peers.push(Client::remote(&url, &args.user, &password(args)?, Trust::Anyone)?);
         }
     }
-    let mut nodes = BTreeMap::from([(status.node, client.clone())]);
+    let mut nodes = BTreeMap::from([(status.node.clone(), client.clone())]);
     for peer in peers {
         // One that does not answer is missed by its name, and named then.
-        if let Ok(status) = peer.status().await {
-            nodes.insert(status.node, peer);
+        if let Ok(said) = peer.status().await {
+            admit(&mut nodes, &status, said, peer)?;
         }
     }
     Ok(nodes)
+}
+
+/// Takes a console that says `said` for one of the cluster that the first one is in.
+fn admit<C>(
+    nodes: &mut BTreeMap<String, C>,
+    first: &Status,
+    said: Status,
+    console: C,
+) -> Result<(), ClientError> {
+    let invalid = |text: String| ClientError::new("invalid", text);
+    // Without one, the plan says so.
+    if let Some(cluster) = &first.cluster {
+        update::rolling::belongs(cluster, &said).map_err(invalid)?;
+    }
+    if nodes.contains_key(&said.node) {
+        return Err(invalid(format!("two of the consoles are that of node {}", said.node)));
+    }
+    nodes.insert(said.node, console);
+    Ok(())
 }
 
 /// From `URL=SHA256`.
@@ -299,4 +319,60 @@ fn output(status: &UpdateStatus) -> String {
         Some(Installation::Failed { reason }) => out.push_str(&format!("the last update failed: {reason}\n")),
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::api::{ClusterStatus, MemberStatus};
+    use control::settings::Role;
+
+    fn status(node: &str, cluster: Option<&str>) -> Status {
+        let member = |name: &str| MemberStatus {
+            name: name.to_owned(),
+            role: Role::Data,
+            online: true,
+            address: "192.0.2.1".parse().unwrap(),
+            ports: Default::default(),
+            serving: false,
+            free: base::ByteCount(0),
+            capacity: base::ByteCount(0),
+        };
+        let cluster = cluster.map(|id| ClusterStatus {
+            id: id.to_owned(),
+            generation: 1,
+            leader: None,
+            quorum: true,
+            members: ["a", "b", "witness"].map(member).into(),
+            portal: None,
+        });
+        Status {
+            node: node.to_owned(),
+            cluster,
+            volumes: vec![],
+            targets: vec![],
+            sessions: vec![],
+            services: vec![],
+            problems: vec![],
+        }
+    }
+
+    #[test]
+    fn a_console_is_taken_once_and_only_of_this_cluster() {
+        let first = status("a", Some("1"));
+        let mut nodes = BTreeMap::from([("a".to_owned(), 0)]);
+        for (said, expected) in [
+            (status("b", Some("2")), "node b is in another cluster, 2, not in 1"),
+            (status("b", None), "node b is in no cluster"),
+            (status("c", Some("1")), "node c is no member of the cluster"),
+            (status("a", Some("1")), "two of the consoles are that of node a"),
+        ] {
+            let error = admit(&mut nodes, &first, said, 1).unwrap_err();
+            assert_eq!((&*error.kind, &*error.message), ("invalid", expected));
+        }
+        admit(&mut nodes, &first, status("b", Some("1")), 2).unwrap();
+        let error = admit(&mut nodes, &first, status("b", Some("1")), 3).unwrap_err();
+        assert!(error.message.contains("two of the consoles"), "{error}");
+        assert_eq!(nodes, BTreeMap::from([("a".to_owned(), 0), ("b".to_owned(), 2)]));
+    }
 }
