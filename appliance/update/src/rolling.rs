@@ -449,12 +449,16 @@ impl Rolling {
 
     fn look_at_installation(&self, node: &str, seen: &UpdateStatus) -> Look {
         let begun = self.progress != Progress::Due;
+        if begun && seen.boot != self.boot {
+            return Look::Wrong(format!("node {node} restarted while it installed the release"));
+        }
         match &seen.installation {
             Some(Installation::Installed { release }) if *release == self.release => Look::Done,
             Some(Installation::Failed { reason }) if begun => Look::Wrong(format!("node {node}: {reason}")),
             Some(Installation::Writing { percent, .. }) if begun => {
                 Look::Waiting(format!("node {node} writes the release: {percent} %"))
             }
+            None if begun => Look::Wrong(format!("node {node} took the update and does not install it")),
             _ => Look::Waiting(format!("node {node} checks the update")),
         }
     }

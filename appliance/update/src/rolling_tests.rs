@@ -19,6 +19,9 @@ enum Fault {
     None,
     /// The node refuses the update.
     Refused(&'static str),
+    /// The node takes the update and restarts before it is installed, or forgets it.
+    RestartsInstalling(&'static str),
+    Forgets(&'static str),
     /// The node can't be sent the update.
     NotSent(&'static str),
     /// The node starts its old release.
@@ -170,6 +173,13 @@ impl World {
                 if fault == Fault::NotSent(self.name(node)) {
                     return Err("the console does not answer");
                 }
+                if fault == Fault::Forgets(self.name(node)) {
+                    return Ok(());
+                }
+                if fault == Fault::RestartsInstalling(self.name(node)) {
+                    self.nodes.get_mut(node.as_str()).unwrap().update.boot = "later".into();
+                    return Ok(());
+                }
                 let refused = fault == Fault::Refused(self.name(node));
                 let node = self.nodes.get_mut(node.as_str()).unwrap();
                 node.update.installation = Some(if refused {
@@ -294,6 +304,8 @@ fn the_standby_goes_first_then_its_peer_then_the_witness() {
 fn the_first_thing_that_goes_wrong_ends_it_and_the_second_node_is_not_touched() {
     for (fault, expected, touched) in [
         (Fault::Refused("b"), "node b: the update is not signed", 1),
+        (Fault::RestartsInstalling("b"), "node b restarted while it installed the release", 1),
+        (Fault::Forgets("b"), "node b took the update and does not install it", 1),
         (Fault::NotSent("b"), "node b: the console does not answer", 1),
         (Fault::FallsBack("b"), "node b came back with release 0.1.0: release 0.2.0 did not come up", 2),
         (Fault::FallsBackLater("b", PROVING / 2), "node b runs release 0.1.0 again", 2),

@@ -79,7 +79,7 @@ pub(super) async fn run(
     }
     let before = client.update_status().await?;
     client.upload_update(bundle.content).await?;
-    install(client).await?;
+    install(client, &before.boot).await?;
     if !update.restart {
         let done = format!("release {} is installed; the next start takes it\n", bundle.release);
         return Ok(Report::done(done));
@@ -99,27 +99,38 @@ pub(super) async fn restart(client: &Client) -> Result<Report, ClientError> {
     Ok(Report::done("the node goes down and starts again\n".to_owned()))
 }
 
-/// Until it is installed, or why not.
-async fn install(client: &Client) -> Result<(), ClientError> {
+/// Until the update that was taken is installed, or why not. `boot` is the start of the machine that took it.
+async fn install(client: &Client, boot: &str) -> Result<(), ClientError> {
     let mut heard = Instant::now();
     let mut told = String::new();
     loop {
         match client.update_status().await {
             Ok(status) => {
                 heard = Instant::now();
-                match status.installation {
-                    Some(Installation::Installed { .. }) => return Ok(()),
-                    Some(Installation::Failed { reason }) => return Err(ClientError::new("refused", reason)),
-                    Some(Installation::Writing { percent, .. }) => {
-                        tell(&mut told, format!("writing: {} %", percent / 10 * 10));
-                    }
-                    Some(Installation::Checking) | None => tell(&mut told, "checking".to_owned()),
+                match under_way(&status, boot)? {
+                    Some(line) => tell(&mut told, line),
+                    None => return Ok(()),
                 }
             }
             Err(error) if heard.elapsed() >= SILENCE => return Err(error),
             Err(_) => {}
         }
         tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// How far an installation is, for people; `None`: it is done. A node that restarts forgets it.
+fn under_way(status: &UpdateStatus, boot: &str) -> Result<Option<String>, ClientError> {
+    let refused = |reason: &str| Err(ClientError::new("refused", reason));
+    if status.boot != boot {
+        return refused("the node restarted while it installed: look at what runs, and begin again");
+    }
+    match &status.installation {
+        Some(Installation::Installed { .. }) => Ok(None),
+        Some(Installation::Failed { reason }) => refused(reason),
+        Some(Installation::Writing { percent, .. }) => Ok(Some(format!("writing: {} %", percent / 10 * 10))),
+        Some(Installation::Checking) => Ok(Some("checking".to_owned())),
+        None => refused("the node took the update and does not install it: begin again"),
     }
 }
 
@@ -354,6 +365,26 @@ mod tests {
             sessions: vec![],
             services: vec![],
             problems: vec![],
+        }
+    }
+
+    #[test]
+    fn an_installation_ends_with_the_start_that_it_began_in() {
+        let seen = |boot: &str, installation| {
+            let (running, boot) = ("0.1.0".to_owned(), boot.to_owned());
+            under_way(&UpdateStatus { running, boot, slots: None, installation }, "1")
+                .map_err(|error| error.message)
+        };
+        let writing = Installation::Writing { release: "0.2.0".to_owned(), percent: 47 };
+        let installed = Installation::Installed { release: "0.2.0".to_owned() };
+        let failed = Installation::Failed { reason: "It is not signed.".to_owned() };
+        assert_eq!(seen("1", Some(Installation::Checking)), Ok(Some("checking".to_owned())));
+        assert_eq!(seen("1", Some(writing.clone())), Ok(Some("writing: 40 %".to_owned())));
+        assert_eq!(seen("1", Some(installed.clone())), Ok(None));
+        assert_eq!(seen("1", Some(failed)), Err("It is not signed.".to_owned()));
+        assert!(seen("1", None).unwrap_err().contains("does not install it"));
+        for installation in [None, Some(writing), Some(installed)] {
+            assert!(seen("2", installation).unwrap_err().contains("restarted while it installed"));
         }
     }
 
