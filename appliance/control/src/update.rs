@@ -26,6 +26,10 @@ pub struct SlotStatus {
     pub next: String,
     /// Version of the release in the one that does not run; `None`: nothing that can be started.
     pub idle_release: Option<String>,
+    /// The one that the next start takes has not proved itself yet: so many starts that fail, and it is left for the other
+    /// one. Also while that can't be told. Releases that do not say it have no trial to tell of.
+    #[serde(default)]
+    pub on_trial: bool,
 }
 
 /// How far an installation is.

@@ -6,9 +6,11 @@
 //!
 //! # Invariants
 //!
-//! - Nothing is done to a node unless all members are online, a majority is there, and every copy of every volume is in
-//!   sync. So whatever goes wrong with a node, the others still run the release that they ran.
-//! - A node restarts only when it serves nothing.
+//! - Nothing is done to a node unless all members that are not left out answer, all are online, a majority is there, and
+//!   every copy of every volume is in sync, in two views in a row ([`VIEWS`]). So whatever goes wrong with a node, the others still run the release that they ran.
+//! - A node restarts only when it serves nothing, in a cluster that keeps its majority without it.
+//! - Nothing is done to a node unless all that took the release before it still run it, from the start that they came back
+//!   with, and it has proved itself there: a release that comes up and fails later stops at the first node.
 //! - The first thing that goes wrong ends it, for good: a new [`Rolling`] goes on where it stopped, as nodes that run the
 //!   release are left alone.
 
@@ -17,7 +19,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use control::api::{Status, VolumeState, VolumeStatus};
+use control::api::{ClusterStatus, Status, VolumeState, VolumeStatus};
 use control::settings::Role;
 use control::update::{Installation, UpdateStatus};
 use core::time::Duration;
@@ -25,10 +27,56 @@ use core::time::Duration;
 /// What is seen of the cluster at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// As a node that answers has it.
-    pub status: Option<Status>,
-    /// Each node with what it says of its releases; a node that does not answer is missing.
+    /// Each node with the cluster's state as it has it; a node that does not answer is missing.
+    pub statuses: BTreeMap<String, Status>,
+    /// Each node with what it says of its releases, likewise.
     pub nodes: BTreeMap<String, UpdateStatus>,
+}
+
+impl View {
+    /// Of the one node that says that it leads.
+    fn of_leader(&self) -> Option<&Status> {
+        let leads = |(name, status): &(&String, &Status)| {
+            status.cluster.as_ref().is_some_and(|c| c.quorum && c.leader.as_ref() == Some(*name))
+        };
+        let mut leaders = self.statuses.iter().filter(leads);
+        let (_, leader) = leaders.next()?;
+        leaders.next().is_none().then_some(leader)
+    }
+
+    /// The state to act on: the leader's, else one of a node with a majority, else any.
+    fn status(&self) -> Option<&Status> {
+        let has_majority = |status: &&Status| status.cluster.as_ref().is_some_and(|c| c.quorum);
+        let others = || self.statuses.values().find(has_majority).or_else(|| self.statuses.values().next());
+        self.of_leader().or_else(others)
+    }
+
+    /// As [`whole`] has it: for the leader, else for all that answer.
+    fn is_whole(&self) -> Result<(), String> {
+        match self.of_leader() {
+            Some(status) => whole(status),
+            None if self.statuses.is_empty() => Err("no node tells the cluster's state".to_owned()),
+            None => self.statuses.values().try_for_each(whole),
+        }
+    }
+
+    /// The volumes that the node serves as anybody has it: one that was handed over is known to all.
+    fn served<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a VolumeStatus> {
+        self.statuses.values().flat_map(move |status| served(status, node))
+    }
+}
+
+/// Whether a console that says `status` is one of the cluster's; or why not.
+pub fn belongs(cluster: &ClusterStatus, status: &Status) -> Result<(), String> {
+    let node = &status.node;
+    let own = status.cluster.as_ref().ok_or_else(|| format!("node {node} is in no cluster"))?;
+    if own.id != cluster.id {
+        return Err(format!("node {node} is in another cluster, {}, not in {}", own.id, cluster.id));
+    }
+    if !cluster.members.iter().any(|member| member.name == *node) {
+        return Err(format!("node {node} is no member of the cluster"));
+    }
+    Ok(())
 }
 
 /// What is to be done now.
@@ -72,6 +120,7 @@ enum Step {
     Install,
     HandOver,
     Restart,
+    Prove,
     Return,
 }
 
@@ -89,7 +138,7 @@ struct Row {
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What each node goes through.
-const STEPS: [Row; 4] = [
+const STEPS: [Row; 5] = [
     Row {
         step: Step::Install,
         whole: true,
@@ -102,6 +151,12 @@ const STEPS: [Row; 4] = [
         whole: true,
         patience: MINUTE.saturating_mul(30),
         waiting: "does not come back",
+    },
+    Row {
+        step: Step::Prove,
+        whole: false,
+        patience: MINUTE.saturating_mul(30),
+        waiting: "has not proved the release",
     },
     // A resync may be long.
     Row {
@@ -117,6 +172,13 @@ const HAND_OVER_AGAIN: Duration = Duration::from_secs(15);
 
 /// How long the cluster may take to be whole before something is done.
 const WHOLE_PATIENCE: Duration = MINUTE.saturating_mul(5);
+
+/// With fewer members one of them votes alone (`manager`'s membership), and nobody writes while that one restarts.
+const VOTERS: usize = 3;
+
+/// So many views in a row, each later than the step's beginning and the last order, have to show that the cluster is whole:
+/// one alone may be from before.
+const VIEWS: u32 = 2;
 
 /// How far the present step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,14 +200,29 @@ pub struct Rolling {
     since: Duration,
     /// The start of the present node's machine when its last order was given.
     boot: String,
+    /// Views in a row, see [`VIEWS`].
+    views: u32,
+    /// The cluster's id.
+    cluster: String,
+    /// Members that are not left out: who has to answer.
+    members: Vec<String>,
+    /// Each node that took the release, or had it, with the start of its machine since then.
+    updated: BTreeMap<String, String>,
     stopped: Option<String>,
 }
 
 impl Rolling {
-    /// Plans it; or why it can't begin. `without` are members that somebody else updates.
+    /// Plans it; or why it can't begin. `without` are members that somebody else updates. A cluster that is not whole is
+    /// waited for by [`Rolling::poll`].
     pub fn plan(release: &str, view: &View, without: &BTreeSet<String>) -> Result<Self, String> {
-        let status = view.status.as_ref().ok_or("no node tells the cluster's state")?;
+        let status = view.status().ok_or("no node tells the cluster's state")?;
         let cluster = status.cluster.as_ref().ok_or("the node is in no cluster: update it by itself")?;
+        if cluster.members.len() < VOTERS {
+            return Err(too_few(cluster.members.len()));
+        }
+        for (name, status) in &view.statuses {
+            belongs(cluster, status).and_then(|()| is_named(name, status))?;
+        }
         for name in without {
             if !cluster.members.iter().any(|member| member.name == *name) {
                 return Err(format!("there is no node {name} to leave out"));
@@ -154,7 +231,9 @@ impl Rolling {
         let mut members: Vec<_> =
             cluster.members.iter().filter(|member| !without.contains(&member.name)).collect();
         members.sort_by_key(|member| (member.role == Role::Witness, member.serving, member.name.clone()));
+        let names = members.iter().map(|member| member.name.clone()).collect();
         let mut nodes = Vec::new();
+        let mut updated = BTreeMap::new();
         for member in members {
             let name = &member.name;
             let node = view.nodes.get(name).ok_or_else(|| {
@@ -163,11 +242,12 @@ impl Rolling {
             if node.slots.is_none() {
                 return Err(format!("node {name} did not start from an appliance's disk: leave it out"));
             }
-            if node.running != release {
+            if node.running == release {
+                updated.insert(name.clone(), node.boot.clone());
+            } else {
                 nodes.push(name.clone());
             }
         }
-        whole(status)?;
         Ok(Self {
             release: release.to_owned(),
             nodes,
@@ -175,6 +255,10 @@ impl Rolling {
             progress: Progress::Due,
             since: Duration::ZERO,
             boot: String::new(),
+            views: 0,
+            cluster: cluster.id.clone(),
+            members: names,
+            updated,
             stopped: None,
         })
     }
@@ -193,6 +277,10 @@ impl Rolling {
 
     /// What to do now.
     pub fn poll(&mut self, view: &View, now: Duration) -> Decision {
+        if self.stopped.is_none() {
+            self.stopped = self.stranger(view).or_else(|| self.relapse(view));
+        }
+        self.views = if self.is_ready(view).is_ok() { self.views.saturating_add(1) } else { 0 };
         loop {
             if let Some(reason) = &self.stopped {
                 return Decision::Stopped(reason.clone());
@@ -204,7 +292,14 @@ impl Rolling {
                 continue;
             };
             match self.look(row, &node, view) {
-                Look::Done => self.enter(self.step.saturating_add(1), now),
+                Look::Done => {
+                    if row.step == Step::Restart
+                        && let Some(seen) = view.nodes.get(&node)
+                    {
+                        self.updated.insert(node, seen.boot.clone());
+                    }
+                    self.enter(self.step.saturating_add(1), now);
+                }
                 Look::Wrong(reason) => self.stopped = Some(reason),
                 Look::Waiting(why) => return self.wait(row, &node, view, now, why),
             }
@@ -215,6 +310,7 @@ impl Rolling {
         self.step = step;
         self.progress = Progress::Due;
         self.since = now;
+        self.views = 0;
     }
 
     /// The step is not done: its order is due, or somebody has to wait.
@@ -226,12 +322,15 @@ impl Rolling {
         };
         if due
             && row.whole
-            && let Err(obstacle) = is_whole(view)
+            && let Err(obstacle) = self.is_ready(view)
         {
             if waited >= WHOLE_PATIENCE {
                 return self.stop(format!("nothing more was done to node {node}: {obstacle}"));
             }
             return Decision::Wait(obstacle);
+        }
+        if due && row.whole && self.views < VIEWS {
+            return Decision::Wait("the cluster is whole; it is looked at once more".to_owned());
         }
         if waited >= row.patience {
             let minutes = row.patience.as_secs() / 60;
@@ -240,6 +339,7 @@ impl Rolling {
         match self.order(row.step, node, view) {
             Some(order) if due => {
                 self.progress = Progress::Ordered(now);
+                self.views = 0;
                 if let Some(seen) = view.nodes.get(node) {
                     self.boot.clone_from(&seen.boot);
                 }
@@ -247,6 +347,49 @@ impl Rolling {
             }
             _ => Decision::Wait(why),
         }
+    }
+
+    /// Why a node that has the release does not go on with it, if one does not.
+    fn relapse(&self, view: &View) -> Option<String> {
+        self.updated.iter().find_map(|(name, boot)| {
+            let seen = view.nodes.get(name)?;
+            if seen.running != self.release {
+                return Some(format!(
+                    "node {name} runs release {} again: release {} did not last there. Nothing more was done",
+                    seen.running, self.release
+                ));
+            }
+            (seen.boot != *boot).then(|| {
+                format!("node {name} has restarted with release {}. Nothing more was done", self.release)
+            })
+        })
+    }
+
+    /// Why a console that answers is not the one that it was, if one is not.
+    fn stranger(&self, view: &View) -> Option<String> {
+        view.statuses.iter().find_map(|(name, status)| {
+            let named = is_named(name, status).err();
+            let id = status.cluster.as_ref().map(|cluster| &cluster.id).filter(|id| **id != self.cluster);
+            named.or_else(|| id.map(|id| format!("node {name} is in another cluster now, {id}")))
+        })
+    }
+
+    /// All is whole, as all members that are not left out have answered; or what is missing.
+    fn is_whole(&self, view: &View) -> Result<(), String> {
+        view.is_whole()?;
+        // One that has just started may know of no cluster.
+        let told = |name: &String| view.statuses.get(name).is_some_and(|status| status.cluster.is_some());
+        let silent = |name: &&String| !told(name) || !view.nodes.contains_key(*name);
+        match self.members.iter().find(silent) {
+            None => Ok(()),
+            Some(name) => Err(format!("node {name} does not answer")),
+        }
+    }
+
+    /// It is whole, and the release has proved itself on every node that has it; or what is missing.
+    fn is_ready(&self, view: &View) -> Result<(), String> {
+        self.is_whole(view)?;
+        self.updated.keys().try_for_each(|name| is_proved(name, view))
     }
 
     fn stop(&mut self, reason: String) -> Decision {
@@ -258,12 +401,12 @@ impl Rolling {
         match step {
             Step::Install => Some(Order::Install { node: node.to_owned() }),
             Step::HandOver => {
-                let volume = served(view, node).next()?;
+                let volume = served(view.status()?, node).next()?;
                 let to = volume.in_sync.iter().find(|peer| *peer != node)?.clone();
                 Some(Order::HandOver { volume: volume.name.clone(), to })
             }
             Step::Restart => view.nodes.contains_key(node).then(|| Order::Restart { node: node.to_owned() }),
-            Step::Return => None,
+            Step::Prove | Step::Return => None,
         }
     }
 
@@ -274,12 +417,12 @@ impl Rolling {
         };
         match row.step {
             Step::Install => self.look_at_installation(node, seen),
-            Step::HandOver => match (served(view, node).next(), is_whole(view)) {
+            Step::HandOver => match (view.served(node).next(), self.is_whole(view)) {
                 (None, Ok(())) => Look::Done,
                 (None, Err(obstacle)) => Look::Waiting(obstacle),
                 (Some(volume), _) => Look::Waiting(format!("node {node} hands volume {} over", volume.name)),
             },
-            Step::Restart if self.progress == Progress::Due => match served(view, node).next() {
+            Step::Restart if self.progress == Progress::Due => match view.served(node).next() {
                 None => Look::Waiting(format!("node {node} is about to restart")),
                 Some(volume) => Look::Wrong(format!(
                     "node {node} serves volume {} again: it does not restart",
@@ -293,7 +436,11 @@ impl Rolling {
                 seen.running, self.release
             )),
             Step::Restart => Look::Done,
-            Step::Return => match is_whole(view) {
+            Step::Prove => match is_proved(node, view) {
+                Ok(()) => Look::Done,
+                Err(obstacle) => Look::Waiting(obstacle),
+            },
+            Step::Return => match self.is_whole(view) {
                 Ok(()) => Look::Done,
                 Err(obstacle) => Look::Waiting(format!("node {node} is back; {obstacle}")),
             },
@@ -302,12 +449,16 @@ impl Rolling {
 
     fn look_at_installation(&self, node: &str, seen: &UpdateStatus) -> Look {
         let begun = self.progress != Progress::Due;
+        if begun && seen.boot != self.boot {
+            return Look::Wrong(format!("node {node} restarted while it installed the release"));
+        }
         match &seen.installation {
             Some(Installation::Installed { release }) if *release == self.release => Look::Done,
             Some(Installation::Failed { reason }) if begun => Look::Wrong(format!("node {node}: {reason}")),
             Some(Installation::Writing { percent, .. }) if begun => {
                 Look::Waiting(format!("node {node} writes the release: {percent} %"))
             }
+            None if begun => Look::Wrong(format!("node {node} took the update and does not install it")),
             _ => Look::Waiting(format!("node {node} checks the update")),
         }
     }
@@ -320,13 +471,31 @@ enum Look {
     Wrong(String),
 }
 
-fn served<'a>(view: &'a View, node: &'a str) -> impl Iterator<Item = &'a VolumeStatus> {
-    let volumes = view.status.iter().flat_map(|status| &status.volumes);
-    volumes.filter(move |volume| volume.primary.as_deref() == Some(node))
+fn is_proved(node: &str, view: &View) -> Result<(), String> {
+    let seen = view.nodes.get(node).ok_or_else(|| format!("node {node} does not answer"))?;
+    if seen.slots.as_ref().is_some_and(|slots| slots.on_trial) {
+        return Err(format!("the release has not proved itself on node {node} yet"));
+    }
+    Ok(())
 }
 
-fn is_whole(view: &View) -> Result<(), String> {
-    whole(view.status.as_ref().ok_or_else(|| "no node tells the cluster's state".to_owned())?)
+fn too_few(members: usize) -> String {
+    format!(
+        "the cluster has {members} of the {VOTERS} nodes that it takes to go on without one: while the node that created it \
+         restarts, all I/O stops. Add a witness; or update each node by itself in a maintenance window, with \
+         futago ctl update FILE --restart"
+    )
+}
+
+fn is_named(name: &str, status: &Status) -> Result<(), String> {
+    if status.node == name {
+        return Ok(());
+    }
+    Err(format!("the console of node {name} is that of node {} now", status.node))
+}
+
+fn served<'a>(status: &'a Status, node: &'a str) -> impl Iterator<Item = &'a VolumeStatus> {
+    status.volumes.iter().filter(move |volume| volume.primary.as_deref() == Some(node))
 }
 
 /// All members online, a majority there, and every copy of every volume in sync; or what is missing.

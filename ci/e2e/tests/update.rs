@@ -100,7 +100,10 @@ fn an_update_is_taken_when_it_is_good_and_given_up_when_it_does_not_come_up() {
     wait_for("the first password", PATIENCE, || ctl(URL, &["setup"]).ok()).unwrap();
     let fresh = status();
     assert_eq!(fresh["running"], "0.1.0");
-    assert_eq!(fresh["slots"], json!({ "running": "a", "next": "a", "idle_release": "0.1.0" }));
+    assert_eq!(
+        fresh["slots"],
+        json!({ "running": "a", "next": "a", "idle_release": "0.1.0", "on_trial": false })
+    );
 
     refused(&appliance, &maker, &new, &good);
     cut_while_it_writes(&appliance, &mut machine, &good);
@@ -186,7 +189,10 @@ fn cut_while_it_writes(appliance: &Appliance, machine: &mut Machine, good: &Path
     *machine = appliance.start();
     let status = status();
     assert_eq!(status["running"], "0.1.0");
-    assert_eq!(status["slots"], json!({ "running": "a", "next": "a", "idle_release": null }));
+    assert_eq!(
+        status["slots"],
+        json!({ "running": "a", "next": "a", "idle_release": null, "on_trial": false })
+    );
     assert!(machine.console().contains("starting slot a") && !machine.console().contains("slot b"));
 }
 

@@ -223,8 +223,12 @@ fn update(browser: &Browser, fake: &Fake, dir: &Path, url: &str) {
     picture(browser, "update");
     fake.edit(|w| {
         w.update.installation = Some(Installation::Installed { release: "0.2.0".into() });
-        w.update.slots =
-            Some(SlotStatus { running: "a".into(), next: "b".into(), idle_release: Some("0.2.0".into()) });
+        w.update.slots = Some(SlotStatus {
+            running: "a".into(),
+            next: "b".into(),
+            idle_release: Some("0.2.0".into()),
+            on_trial: true,
+        });
     });
     browser.wait_text("#panel-update", "the next start takes it");
     browser.click("#restart");

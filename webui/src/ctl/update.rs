@@ -5,7 +5,9 @@
 use super::{CtlArguments, Report, password, trust};
 use crate::client::{Client, ClientError, Trust};
 use clap::Args;
+use control::api::Status;
 use control::update::{Installation, UpdateStatus};
+use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -77,7 +79,7 @@ pub(super) async fn run(
     }
     let before = client.update_status().await?;
     client.upload_update(bundle.content).await?;
-    install(client).await?;
+    install(client, &before.boot).await?;
     if !update.restart {
         let done = format!("release {} is installed; the next start takes it\n", bundle.release);
         return Ok(Report::done(done));
@@ -97,27 +99,38 @@ pub(super) async fn restart(client: &Client) -> Result<Report, ClientError> {
     Ok(Report::done("the node goes down and starts again\n".to_owned()))
 }
 
-/// Until it is installed, or why not.
-async fn install(client: &Client) -> Result<(), ClientError> {
+/// Until the update that was taken is installed, or why not. `boot` is the start of the machine that took it.
+async fn install(client: &Client, boot: &str) -> Result<(), ClientError> {
     let mut heard = Instant::now();
     let mut told = String::new();
     loop {
         match client.update_status().await {
             Ok(status) => {
                 heard = Instant::now();
-                match status.installation {
-                    Some(Installation::Installed { .. }) => return Ok(()),
-                    Some(Installation::Failed { reason }) => return Err(ClientError::new("refused", reason)),
-                    Some(Installation::Writing { percent, .. }) => {
-                        tell(&mut told, format!("writing: {} %", percent / 10 * 10));
-                    }
-                    Some(Installation::Checking) | None => tell(&mut told, "checking".to_owned()),
+                match under_way(&status, boot)? {
+                    Some(line) => tell(&mut told, line),
+                    None => return Ok(()),
                 }
             }
             Err(error) if heard.elapsed() >= SILENCE => return Err(error),
             Err(_) => {}
         }
         tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// How far an installation is, for people; `None`: it is done. A node that restarts forgets it.
+fn under_way(status: &UpdateStatus, boot: &str) -> Result<Option<String>, ClientError> {
+    let refused = |reason: &str| Err(ClientError::new("refused", reason));
+    if status.boot != boot {
+        return refused("the node restarted while it installed: look at what runs, and begin again");
+    }
+    match &status.installation {
+        Some(Installation::Installed { .. }) => Ok(None),
+        Some(Installation::Failed { reason }) => refused(reason),
+        Some(Installation::Writing { percent, .. }) => Ok(Some(format!("writing: {} %", percent / 10 * 10))),
+        Some(Installation::Checking) => Ok(Some("checking".to_owned())),
+        None => refused("the node took the update and does not install it: begin again"),
     }
 }
 
@@ -233,14 +246,33 @@ async fn consoles(
             peers.push(Client::remote(&url, &args.user, &password(args)?, Trust::Anyone)?);
         }
     }
-    let mut nodes = BTreeMap::from([(status.node, client.clone())]);
+    let mut nodes = BTreeMap::from([(status.node.clone(), client.clone())]);
     for peer in peers {
         // One that does not answer is missed by its name, and named then.
-        if let Ok(status) = peer.status().await {
-            nodes.insert(status.node, peer);
+        if let Ok(said) = peer.status().await {
+            admit(&mut nodes, &status, said, peer)?;
         }
     }
     Ok(nodes)
+}
+
+/// Takes a console that says `said` for one of the cluster that the first one is in.
+fn admit<C>(
+    nodes: &mut BTreeMap<String, C>,
+    first: &Status,
+    said: Status,
+    console: C,
+) -> Result<(), ClientError> {
+    let invalid = |text: String| ClientError::new("invalid", text);
+    // Without one, the plan says so.
+    if let Some(cluster) = &first.cluster {
+        update::rolling::belongs(cluster, &said).map_err(invalid)?;
+    }
+    if nodes.contains_key(&said.node) {
+        return Err(invalid(format!("two of the consoles are that of node {}", said.node)));
+    }
+    nodes.insert(said.node, console);
+    Ok(())
 }
 
 /// From `URL=SHA256`.
@@ -253,17 +285,19 @@ fn console(args: &CtlArguments, peer: &str) -> Result<Client, ClientError> {
     Client::remote(url, &args.user, &password(args)?, trust)
 }
 
-/// What all of them say now. The cluster's state is that of a node with a majority.
+/// What all of them say now, asked at once: answers one after the other would be of different moments.
 async fn look(nodes: &BTreeMap<String, Client>) -> View {
-    let mut view = View::default();
-    for (name, client) in nodes {
+    let ask = async |(name, client): (&String, &Client)| {
         let (status, update) = tokio::join!(soon(client.status()), soon(client.update_status()));
-        if let Some(update) = update {
-            view.nodes.insert(name.clone(), update);
+        (name.clone(), status, update)
+    };
+    let mut view = View::default();
+    for (name, status, update) in join_all(nodes.iter().map(ask)).await {
+        if let Some(status) = status {
+            view.statuses.insert(name.clone(), status);
         }
-        let has_majority = |status: &control::api::Status| status.cluster.as_ref().is_some_and(|c| c.quorum);
-        if let Some(status) = status.filter(|status| view.status.is_none() || has_majority(status)) {
-            view.status = Some(status);
+        if let Some(update) = update {
+            view.nodes.insert(name, update);
         }
     }
     view
@@ -296,4 +330,80 @@ fn output(status: &UpdateStatus) -> String {
         Some(Installation::Failed { reason }) => out.push_str(&format!("the last update failed: {reason}\n")),
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::api::{ClusterStatus, MemberStatus};
+    use control::settings::Role;
+
+    fn status(node: &str, cluster: Option<&str>) -> Status {
+        let member = |name: &str| MemberStatus {
+            name: name.to_owned(),
+            role: Role::Data,
+            online: true,
+            address: "192.0.2.1".parse().unwrap(),
+            ports: Default::default(),
+            serving: false,
+            free: base::ByteCount(0),
+            capacity: base::ByteCount(0),
+        };
+        let cluster = cluster.map(|id| ClusterStatus {
+            id: id.to_owned(),
+            generation: 1,
+            leader: None,
+            quorum: true,
+            members: ["a", "b", "witness"].map(member).into(),
+            portal: None,
+        });
+        Status {
+            node: node.to_owned(),
+            cluster,
+            volumes: vec![],
+            targets: vec![],
+            sessions: vec![],
+            services: vec![],
+            problems: vec![],
+        }
+    }
+
+    #[test]
+    fn an_installation_ends_with_the_start_that_it_began_in() {
+        let seen = |boot: &str, installation| {
+            let (running, boot) = ("0.1.0".to_owned(), boot.to_owned());
+            under_way(&UpdateStatus { running, boot, slots: None, installation }, "1")
+                .map_err(|error| error.message)
+        };
+        let writing = Installation::Writing { release: "0.2.0".to_owned(), percent: 47 };
+        let installed = Installation::Installed { release: "0.2.0".to_owned() };
+        let failed = Installation::Failed { reason: "It is not signed.".to_owned() };
+        assert_eq!(seen("1", Some(Installation::Checking)), Ok(Some("checking".to_owned())));
+        assert_eq!(seen("1", Some(writing.clone())), Ok(Some("writing: 40 %".to_owned())));
+        assert_eq!(seen("1", Some(installed.clone())), Ok(None));
+        assert_eq!(seen("1", Some(failed)), Err("It is not signed.".to_owned()));
+        assert!(seen("1", None).unwrap_err().contains("does not install it"));
+        for installation in [None, Some(writing), Some(installed)] {
+            assert!(seen("2", installation).unwrap_err().contains("restarted while it installed"));
+        }
+    }
+
+    #[test]
+    fn a_console_is_taken_once_and_only_of_this_cluster() {
+        let first = status("a", Some("1"));
+        let mut nodes = BTreeMap::from([("a".to_owned(), 0)]);
+        for (said, expected) in [
+            (status("b", Some("2")), "node b is in another cluster, 2, not in 1"),
+            (status("b", None), "node b is in no cluster"),
+            (status("c", Some("1")), "node c is no member of the cluster"),
+            (status("a", Some("1")), "two of the consoles are that of node a"),
+        ] {
+            let error = admit(&mut nodes, &first, said, 1).unwrap_err();
+            assert_eq!((&*error.kind, &*error.message), ("invalid", expected));
+        }
+        admit(&mut nodes, &first, status("b", Some("1")), 2).unwrap();
+        let error = admit(&mut nodes, &first, status("b", Some("1")), 3).unwrap_err();
+        assert!(error.message.contains("two of the consoles"), "{error}");
+        assert_eq!(nodes, BTreeMap::from([("a".to_owned(), 0), ("b".to_owned(), 2)]));
+    }
 }

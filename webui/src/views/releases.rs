@@ -77,8 +77,12 @@ mod tests {
     use control::update::SlotStatus;
 
     fn shown(installation: Option<Installation>, next: &str, idle: Option<&str>) -> String {
-        let slots =
-            SlotStatus { running: "a".into(), next: next.into(), idle_release: idle.map(str::to_owned) };
+        let slots = SlotStatus {
+            running: "a".into(),
+            next: next.into(),
+            idle_release: idle.map(str::to_owned),
+            on_trial: false,
+        };
         let update =
             UpdateStatus { running: "0.1.0".into(), boot: String::new(), slots: Some(slots), installation };
         panel(&Snapshot { update: Some(update), ..Snapshot::default() }).render().unwrap()

@@ -181,6 +181,7 @@ pub fn healthy() -> World {
                 running: "a".into(),
                 next: "a".into(),
                 idle_release: Some("0.0.9".into()),
+                on_trial: false,
             }),
             installation: None,
         },

@@ -103,7 +103,7 @@ fn take_steps(steps: &[Step], machine: &mut Machine) {
 }
 
 /// What `run` answers, or the message of its panic.
-fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     // What was half-changed is not looked at again but to end, or by a step that is taken anew.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -192,6 +192,7 @@ fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Resul
         let welcome = console::welcome(&settings);
         let command_line = machine.command_line.clone();
         let of_clock = settings.clone();
+        let installer = Arc::clone(&mode.installer);
         mode.when_running = Some(Box::new(move || {
             console::log(&welcome);
             guest::tell(guest::State::Running);
@@ -203,7 +204,7 @@ fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Resul
             {
                 say(&format!("futago: could not start a thread: {error}"));
             }
-            confirm_slot(command_line);
+            confirm_slot(command_line, installer);
             if let Err(error) = clock::keep(of_clock) {
                 say(&format!("futago: could not start a thread: {error}"));
             }
@@ -237,11 +238,12 @@ fn installer(command_line: &CommandLine) -> Arc<Installer> {
 }
 
 /// In a thread of its own: a disk that hangs must not hold up the services.
-fn confirm_slot(command_line: CommandLine) {
+fn confirm_slot(command_line: CommandLine, installer: Arc<Installer>) {
     let spawned = std::thread::Builder::new().name("confirm-slot".into()).spawn(move || {
         if let Err(error) = slots::confirm(&command_line) {
             say(&format!("futago: could not tell the boot loader that this slot works: {error:#}"));
         }
+        installer.look_again();
     });
     if let Err(error) = spawned {
         say(&format!("futago: could not start a thread: {error}"));

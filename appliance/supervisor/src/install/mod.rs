@@ -24,7 +24,6 @@ use ::control::paths;
 use ::control::update::{Installation, SlotStatus, UpdateStatus};
 use anyhow::Context;
 use installation::{Boot, Progress};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,7 +46,16 @@ const BUSY: &str = "An update is being installed already.";
 pub(crate) struct Installer {
     status: Arc<Mutex<UpdateStatus>>,
     /// Wakes the thread; `None` where there is nothing to install into.
-    thread: Option<Mutex<Sender<()>>>,
+    thread: Option<Mutex<Sender<Request>>>,
+}
+
+/// What the thread is to do.
+#[derive(Debug)]
+enum Request {
+    /// Install what was uploaded.
+    Install,
+    /// Look at the slots again.
+    Look,
 }
 
 impl Installer {
@@ -94,7 +102,15 @@ impl Installer {
         }
         status.installation = Some(Installation::Checking);
         // The thread does not end.
-        lock(thread).send(()).map_err(|_| NO_SLOTS)
+        lock(thread).send(Request::Install).map_err(|_| NO_SLOTS)
+    }
+
+    /// The boot loader's variables were changed by somebody else.
+    pub(crate) fn look_again(&self) {
+        if let Some(thread) = &self.thread {
+            // The thread does not end.
+            let _ = lock(thread).send(Request::Look);
+        }
     }
 }
 
@@ -113,11 +129,7 @@ fn release(path: &Path) -> Version {
 /// What `run` answers; a panic is an error, too.
 fn caught<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     // What it has left half-done is the idle slot, which is not started before it is whole.
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(anyhow::anyhow!("internal error: {}", text.as_deref().unwrap_or("no message")))
-    })
+    crate::init::catch(run).unwrap_or_else(|panic| Err(anyhow::anyhow!(panic)))
 }
 
 /// The thread's own.
@@ -130,24 +142,31 @@ struct Worker<B> {
 }
 
 impl<B: Boot> Worker<B> {
-    fn work(self, requests: &Receiver<()>) {
+    fn work(self, requests: &Receiver<Request>) {
         self.try_to_look();
-        for () in requests {
-            let installation = match caught(|| self.install()) {
-                Ok(release) => {
-                    tracing::info!("release {release} is installed; the next start takes it");
-                    Installation::Installed { release: release.to_string() }
-                }
-                Err(error) => {
-                    tracing::error!("the update is not installed: {error:#}");
-                    Installation::Failed { reason: format!("{error:#}.") }
-                }
-            };
-            // Space on the state partition; a file that is left is replaced by the next one.
-            let _ = std::fs::remove_file(&self.bundle);
-            self.try_to_look();
-            self.say(installation);
+        for request in requests {
+            match request {
+                Request::Install => self.take_bundle(),
+                Request::Look => self.try_to_look(),
+            }
         }
+    }
+
+    fn take_bundle(&self) {
+        let installation = match caught(|| self.install()) {
+            Ok(release) => {
+                tracing::info!("release {release} is installed; the next start takes it");
+                Installation::Installed { release: release.to_string() }
+            }
+            Err(error) => {
+                tracing::error!("the update is not installed: {error:#}");
+                Installation::Failed { reason: format!("{error:#}.") }
+            }
+        };
+        // Space on the state partition; a file that is left is replaced by the next one.
+        let _ = std::fs::remove_file(&self.bundle);
+        self.try_to_look();
+        self.say(installation);
     }
 
     fn install(&self) -> anyhow::Result<Version> {
@@ -187,11 +206,12 @@ impl<B: Boot> Worker<B> {
                     variables.get(running.other().release_variable()).map(String::as_str),
                     &self.release,
                 ),
+                on_trial: variables.get("tries").is_some_and(|tries| !tries.is_empty()),
             },
             Err(error) => {
                 tracing::error!("the boot loader's variables can't be read: {error:#}");
                 let running = running.letter().to_owned();
-                SlotStatus { next: running.clone(), running, idle_release: None }
+                SlotStatus { next: running.clone(), running, idle_release: None, on_trial: true }
             }
         };
         lock(&self.status).slots = Some(slots);

@@ -420,6 +420,7 @@ fn the_thread_takes_one_at_a_time_and_tells_what_came_of_it() {
     let settled = || settled(&installer);
     let slots = settled().slots.unwrap();
     assert_eq!((&*slots.running, &*slots.next, slots.idle_release.as_deref()), ("a", "a", Some("0.1.0")));
+    assert!(!slots.on_trial);
 
     std::fs::write(machine.path("bundle"), bundle(&header("0.2.0"))).unwrap();
     installer.begin().unwrap();
@@ -428,9 +429,16 @@ fn the_thread_takes_one_at_a_time_and_tells_what_came_of_it() {
     assert_eq!(status.installation, Some(Installation::Installed { release: "0.2.0".into() }));
     let slots = status.slots.unwrap();
     assert_eq!((&*slots.running, &*slots.next, slots.idle_release.as_deref()), ("a", "b", Some("0.2.0")));
+    assert!(slots.on_trial);
     assert!(!machine.path("bundle").exists());
 
     machine.disk.set(&[("slot", "a"), ("tries", "")]).unwrap();
+    installer.look_again();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while installer.status().slots.is_some_and(|slots| slots.on_trial) {
+        assert!(Instant::now() < deadline, "the slot has proved itself");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     installer.begin().unwrap();
     let Some(Installation::Failed { reason }) = settled().installation else { panic!() };
     assert!(reason.starts_with("the update can't be read"), "{reason}");
