@@ -9,7 +9,7 @@ use crate::init::disk_links;
 use crate::init::watchdog::Watchdog;
 use crate::install::Installer;
 use crate::logs::{ServiceLog, capture};
-use crate::plan::{PLAN, ServicePlan, Services};
+use crate::plan::{Condition, PLAN, ServicePlan, Services};
 use crate::policy::{Action, Verdict};
 use ::control::paths;
 use ::control::settings::Settings;
@@ -257,13 +257,14 @@ impl Node {
     }
 
     async fn spawn(&mut self, name: &'static str) {
-        // A disk may have come since, or be another of the kernel's names.
+        let plan = self.services.plan(name).copied();
+        // A disk may have come since, or have another of the kernel's names.
         if self.init
+            && plan.is_some_and(|plan| plan.when == Condition::DataNode)
             && let Err(error) = disk_links::refresh()
         {
             tracing::warn!("names of disks: {error:#}");
         }
-        let plan = self.services.plan(name).copied();
         match child::spawn(&self.exe, plan.map_or(&[], |plan| plan.command), &self.dir) {
             Ok(process) => {
                 tracing::info!("{name} started, process {}", process.pid.as_raw_nonzero());
