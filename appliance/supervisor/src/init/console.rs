@@ -44,8 +44,8 @@ pub(crate) fn adopt() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// For a console that service logs go to: nobody who types Ctrl-S stops PID 1 at its next line. A menu sets its terminal itself.
-pub(crate) fn ignore_stop(console: &File) {
+/// Nobody who types Ctrl-S stops PID 1 at its next line. A menu sets its terminal itself.
+fn ignore_stop(console: &File) {
     // What is no terminal can't be stopped so.
     if let Ok(mut modes) = tcgetattr(console) {
         modes.input_modes.remove(InputModes::IXON);

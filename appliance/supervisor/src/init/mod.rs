@@ -165,9 +165,6 @@ pub fn run_init() -> ExitCode {
 fn run_services(machine: &mut Machine, watchdog: &mut Watchdog) -> anyhow::Result<Ending> {
     let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/init"));
     let echo = if machine.command_line.log_to_console { console::open().ok() } else { None };
-    if let Some(console) = &echo {
-        console::ignore_stop(console);
-    }
     // A serial port that service logs were asked for on has no room for a menu.
     let serial = echo.is_none();
     let menus = if serial { vec![plan::SCREEN, plan::SERIAL] } else { vec![plan::SCREEN] };
