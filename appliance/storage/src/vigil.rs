@@ -5,14 +5,21 @@
 //!
 //! Invariants
 //! - A look ends after [`LONGEST_LOOK`], and there is one only after work was done: who is idle costs nothing.
+//! - All descriptors are looked at in every turn of a look for the medium, and in every [`SOLO`]th of one for the next command;
+//!   in the others the connection that was answered looks at its socket by itself.
 //! - None where several requests are open, or were a moment ago: what ends first wakes, and the others make the waking
 //!   worth its price.
 //! - Where looks were in vain there are few: a thousandth of the occasions is what is left of them.
 
+use std::future::poll_fn;
+use std::mem::replace;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// How long one look takes at most.
 const LONGEST_LOOK: Duration = Duration::from_micros(100);
+/// One turn in so many of a look for the next command asks the kernel about all descriptors.
+const SOLO: u32 = 8;
 /// After a look that was in vain so many are left out; after each further one in a row twice as many.
 const FIRST_PAUSE: u32 = 4;
 const LONGEST_PAUSE: u32 = 1024;
@@ -41,8 +48,15 @@ struct Patience {
 
 impl Vigil {
     /// Before falling asleep, with so many requests `open`, and so many `answered` since the last call. True: something
-    /// `came`. Else it is time to sleep.
-    pub async fn look(&mut self, open: usize, answered: usize, mut came: impl FnMut() -> bool) -> bool {
+    /// `came`. Else it is time to sleep. `listen` lets the connection
+    /// that was answered look at its socket.
+    pub async fn look(
+        &mut self,
+        open: usize,
+        answered: usize,
+        mut listen: impl FnMut(),
+        mut came: impl FnMut() -> bool,
+    ) -> bool {
         self.calm = if open.saturating_add(answered) > 1 { 0 } else { self.calm.saturating_add(1) };
         let patience = match (open, answered) {
             (1, 0) => &mut self.medium,
@@ -53,16 +67,35 @@ impl Vigil {
             return false;
         }
         let end = Instant::now() + LONGEST_LOOK;
-        loop {
-            // The runtime looks at every descriptor, without waiting, and runs whatever is ready.
-            tokio::task::yield_now().await;
+        for turn in 1_u32.. {
+            if open == 0 && turn % SOLO != 0 {
+                listen();
+                let_others_run().await;
+            } else {
+                // The runtime looks at every descriptor, without waiting, and runs whatever is ready.
+                tokio::task::yield_now().await;
+            }
             let found = came();
             if found || Instant::now() >= end {
                 patience.learn(found);
                 return found;
             }
         }
+        false
     }
+}
+
+/// Runs the tasks that are ready, without a look at the descriptors.
+async fn let_others_run() {
+    let mut over = false;
+    poll_fn(|context| {
+        if replace(&mut over, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Patience {
@@ -81,6 +114,7 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     /// Looks among so many occasions.
     fn looks(patience: &mut Patience, occasions: u32, came: bool) -> u32 {
@@ -122,11 +156,11 @@ mod tests {
         run(async {
             let mut vigil = Vigil { calm: CALM, ..Vigil::default() };
             for (open, answered) in [(0, 0), (2, 0), (1, 1), (0, 32), (32, 1)] {
-                assert!(!vigil.look(open, answered, || panic!("looked")).await);
+                assert!(!vigil.look(open, answered, || (), || panic!("looked")).await);
             }
             // One at a time, but not yet for long.
             for (open, answered) in [(1, 0), (0, 1), (1, 0)] {
-                assert!(!vigil.look(open, answered, || panic!("looked")).await);
+                assert!(!vigil.look(open, answered, || (), || panic!("looked")).await);
             }
         });
     }
@@ -135,15 +169,19 @@ mod tests {
     fn a_look_ends_with_what_comes_or_in_time() {
         run(async {
             let mut vigil = Vigil { calm: CALM, ..Vigil::default() };
-            let mut asked = 0;
-            let found = vigil.look(1, 0, || {
+            let (mut asked, listened) = (0, Cell::new(0));
+            let listen = || listened.set(listened.get() + 1);
+            let found = vigil.look(1, 0, listen, || {
                 asked += 1;
                 asked == 3
             });
             assert!(found.await);
             assert_eq!(asked, 3);
             let begun = Instant::now();
-            assert!(!vigil.look(0, 1, || false).await);
+            // Nobody is listened to while the medium has to answer.
+            assert_eq!(listened.get(), 0);
+            assert!(!vigil.look(0, 1, listen, || false).await);
+            assert!(listened.get() > 0);
             assert!(begun.elapsed() >= LONGEST_LOOK);
         });
     }

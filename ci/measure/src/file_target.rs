@@ -92,12 +92,9 @@ async fn serve(disk: Disk, tell: impl FnOnce(SocketAddr)) -> Result<()> {
     tell(service.address().expect("open"));
     let mut vigil = Vigil::default();
     loop {
-        let mut answered = 0;
-        while let Some(done) = next(&file) {
-            answered += 1;
-            service.complete(RequestId(done.token), reply(done));
-        }
+        let mut answered = complete_all(&file, &service);
         file.ring.borrow_mut().submit()?;
+        answered += complete_all(&file, &service);
         if file.ring.borrow_mut().is_ready() {
             tokio::task::yield_now().await;
             continue;
@@ -105,7 +102,7 @@ async fn serve(disk: Disk, tell: impl FnOnce(SocketAddr)) -> Result<()> {
         file.asked.set(false);
         let came = || file.asked.get() || file.ring.borrow_mut().is_ready();
         let open = file.ring.borrow().open_requests();
-        if vigil.look(open, answered, came).await {
+        if vigil.look(open, answered, || service.listen(), came).await {
             continue;
         }
         tokio::select! {
@@ -113,6 +110,16 @@ async fn serve(disk: Disk, tell: impl FnOnce(SocketAddr)) -> Result<()> {
             ready = readiness.wait() => ready?,
         }
     }
+}
+
+/// Answers what has ended; how many.
+fn complete_all(file: &File, service: &Service) -> usize {
+    let mut answered = 0;
+    while let Some(done) = next(file) {
+        answered += 1;
+        service.complete(RequestId(done.token), reply(done));
+    }
+    answered
 }
 
 fn next(file: &File) -> Option<Completion> {

@@ -141,7 +141,8 @@ impl Engine {
             }
             let (open, answered) = self.requests.state();
             let came = || self.inbox.len() > 0 || self.operations.ring.is_ready();
-            if self.vigil.look(open, answered, came).await {
+            let listen = || self.portal.listen();
+            if self.vigil.look(open, answered, listen, came).await {
                 continue;
             }
             tokio::select! {
@@ -160,12 +161,7 @@ impl Engine {
             self.handle(input);
             self.execute_all();
         }
-        while let Some((volume, token, result)) = self.operations.next_done() {
-            if let Some(volume) = self.volumes.get_mut(&volume) {
-                volume.replica.handle_disk(clock::now(), token, result);
-            }
-            self.execute_all();
-        }
+        self.handle_disks();
         self.judge_leases();
         self.run_moves();
         self.run_timers();
@@ -176,6 +172,25 @@ impl Engine {
         self.update_portal();
         self.execute_all();
         self.report_if_due();
+        self.submit();
+        // What ended at once is answered in this turn.
+        if self.operations.ring.is_ready() {
+            self.judge_leases();
+            self.handle_disks();
+            self.submit();
+        }
+    }
+
+    fn handle_disks(&mut self) {
+        while let Some((volume, token, result)) = self.operations.next_done() {
+            if let Some(volume) = self.volumes.get_mut(&volume) {
+                volume.replica.handle_disk(clock::now(), token, result);
+            }
+            self.execute_all();
+        }
+    }
+
+    fn submit(&mut self) {
         if let Err(error) = self.operations.ring.submit() {
             tracing::error!("disk ring: {}", crate::chain(&error));
         }

@@ -66,6 +66,11 @@ impl Portal {
         self.service.complete(id, reply);
     }
 
+    /// See [`Service::listen`].
+    pub(super) fn listen(&self) {
+        self.service.listen();
+    }
+
     /// Takes portal, targets, units and their reservations over from the committed state; a volume that is open here has
     /// the size that its replica serves (S22).
     pub(super) fn set_targets(

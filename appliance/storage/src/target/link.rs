@@ -12,7 +12,7 @@ use base::Monotonic;
 use iscsi::login::Identity;
 use iscsi::{CloseReason, Connection, Scope};
 use scsi::NexusId;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -60,6 +60,8 @@ pub(super) struct Link {
     core: RefCell<Core>,
     events: RefCell<VecDeque<Event>>,
     waker: RefCell<Option<Waker>>,
+    /// The next turn asks the socket, not the runtime, whether something came.
+    listening: Cell<bool>,
 }
 
 /// How far a direction got.
@@ -90,6 +92,7 @@ impl Link {
             }),
             events: RefCell::default(),
             waker: RefCell::new(None),
+            listening: Cell::new(false),
             inner,
         })
     }
@@ -163,6 +166,11 @@ impl Link {
 
     pub(super) fn push(&self, event: Event) {
         self.events.borrow_mut().push_back(event);
+        self.wake();
+    }
+
+    pub(super) fn listen(&self) {
+        self.listening.set(true);
         self.wake();
     }
 
@@ -300,16 +308,20 @@ impl Link {
             leftover.drain(..taken.min(leftover.len()));
             return Progress::Some;
         }
-        if stream.poll_read_ready(context).is_pending() {
+        let told = stream.poll_read_ready(context).is_ready();
+        if !self.listening.take() && !told {
             return Progress::None;
         }
         let window = if held == 0 { machine.direct() } else { None };
         let window = window.filter(|window| window.len() >= DIRECT_BYTES).unwrap_or(&mut []);
         let direct = window.len();
-        let count = match receive(stream, window, scratch.get_mut(held..).unwrap_or(&mut [])) {
+        let free = scratch.get_mut(held..).unwrap_or(&mut []);
+        let received = if told { receive(stream, window, free) } else { receive_now(stream, window, free) };
+        let count = match received {
             Ok(0) => return Progress::Closed,
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::Some,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && told => return Progress::Some,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::None,
             Err(_) => return Progress::Closed,
         };
         if direct > 0 {
@@ -355,8 +367,7 @@ fn receive(stream: &TcpStream, window: &mut [u8], scratch: &mut [u8]) -> io::Res
     let room = window.len().saturating_add(scratch.len());
     let mut short = None;
     let result = stream.try_io(Interest::READABLE, || {
-        let mut slices = [IoSliceMut::new(window), IoSliceMut::new(scratch)];
-        let count = rustix::io::readv(stream, &mut slices)?;
+        let count = receive_now(stream, window, scratch)?;
         if count > 0 && count < room {
             short = Some(count);
             return Err(io::ErrorKind::WouldBlock.into());
@@ -364,4 +375,9 @@ fn receive(stream: &TcpStream, window: &mut [u8], scratch: &mut [u8]) -> io::Res
         Ok(count)
     });
     short.map_or(result, Ok)
+}
+
+/// The same, whatever the runtime knows of the socket.
+fn receive_now(stream: &TcpStream, window: &mut [u8], scratch: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::readv(stream, &mut [IoSliceMut::new(window), IoSliceMut::new(scratch)])?)
 }

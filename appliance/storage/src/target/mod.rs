@@ -135,6 +135,8 @@ struct Inner {
     moving: Cell<bool>,
     accept_waker: RefCell<Option<Waker>>,
     scratch: RefCell<Vec<u8>>,
+    /// The connection that was answered last.
+    answered: RefCell<Weak<Link>>,
     counter: Cell<u64>,
     tsih: Cell<u16>,
 }
@@ -161,6 +163,7 @@ impl Service {
             moving: Cell::new(false),
             accept_waker: RefCell::new(None),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
+            answered: RefCell::default(),
             counter: Cell::new(0),
             tsih: Cell::new(0),
         });
@@ -296,7 +299,15 @@ impl Service {
     pub fn complete(&self, id: RequestId, reply: Reply) {
         let link = self.inner.running.borrow_mut().get_mut(id.0).map(|running| Rc::clone(&running.link));
         if let Some(link) = link {
+            *self.inner.answered.borrow_mut() = Rc::downgrade(&link);
             link.push(Event::Reply(id, reply));
+        }
+    }
+
+    /// Lets the connection that was answered last look at its socket at once, whatever the runtime knows of it.
+    pub fn listen(&self) {
+        if let Some(link) = self.inner.answered.borrow().upgrade() {
+            link.listen();
         }
     }
 
