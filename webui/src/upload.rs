@@ -120,7 +120,7 @@ fn not_kept(error: io::Error) -> ApiError {
 }
 
 /// What still comes of a body that is refused, up to the size of an update.
-async fn read_on<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) {
+pub(crate) async fn read_on<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) {
     let mut left = MOST_BYTES;
     while let Ok(Some(Ok(piece))) = tokio::time::timeout(PATIENCE, body.next()).await {
         match left.checked_sub(piece.len() as u64) {

@@ -37,16 +37,16 @@ impl Lead {
 
     /// Until it has ended, or another node leads.
     pub(super) async fn run(mut self) {
-        let given_away = self.lead().await;
-        // Space; a file that is left is replaced by the next one.
-        let _ = tokio::fs::remove_file(&self.app.cluster_updates.bundle).await;
-        if !given_away {
+        if let Some((state, text)) = self.lead().await {
+            self.app.cluster_updates.forget_bundle();
+            self.update.state = state;
+            self.say(text);
             self.tell_the_end().await;
         }
     }
 
-    /// Whether another node leads now.
-    async fn lead(&mut self) -> bool {
+    /// How it has ended; `None`: another node leads now.
+    async fn lead(&mut self) -> Option<(ClusterUpdateState, String)> {
         while self.app.cluster_updates.leads(&self.update) {
             let view = look(&self.nodes, Some(&self.update)).await;
             match self.machine.poll(&view, self.begun.elapsed()) {
@@ -55,8 +55,11 @@ impl Lead {
                     tokio::time::sleep(PERIOD).await;
                 }
                 Decision::Do(_) if self.is_own_turn() => match self.give_away().await {
-                    Ok(()) => return true,
-                    Err(reason) => return self.end(ClusterUpdateState::Stopped, reason),
+                    Ok(()) => {
+                        self.app.cluster_updates.forget_bundle();
+                        return None;
+                    }
+                    Err(reason) => return Some((ClusterUpdateState::Stopped, reason)),
                 },
                 Decision::Do(order) => {
                     self.say(say(&order));
@@ -66,12 +69,12 @@ impl Lead {
                 }
                 Decision::Finished => {
                     let text = format!("every node runs release {}", self.update.release);
-                    return self.end(ClusterUpdateState::Finished, text);
+                    return Some((ClusterUpdateState::Finished, text));
                 }
-                Decision::Stopped(reason) => return self.end(ClusterUpdateState::Stopped, reason),
+                Decision::Stopped(reason) => return Some((ClusterUpdateState::Stopped, reason)),
             }
         }
-        true
+        None
     }
 
     fn is_own_turn(&self) -> bool {
@@ -89,12 +92,6 @@ impl Lead {
         if self.app.cluster_updates.leads(&self.update) {
             self.app.cluster_updates.hear(self.update.clone());
         }
-    }
-
-    fn end(&mut self, state: ClusterUpdateState, text: String) -> bool {
-        self.update.state = state;
-        self.say(text);
-        false
     }
 
     async fn carry_out(&self, order: &Order) -> Result<(), ClientError> {

@@ -19,7 +19,7 @@ use crate::app::{App, Shared};
 use crate::client::{Client, KnownUpdate};
 use crate::errors::{ApiError, ErrorKind};
 use crate::text::unix_now;
-use crate::upload::Uploads;
+use crate::upload::{Uploads, read_on};
 use axum::body::Bytes;
 use control::update::{ClusterUpdate, ClusterUpdateState};
 use futures_util::Stream;
@@ -33,6 +33,8 @@ use update::rolling::Rolling;
 
 /// A leader that has said nothing for so long is called silent, and somebody else may begin.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Why another one has to wait.
+const COMING: &str = "An update of all nodes is on its way in already.";
 /// Looks at all nodes before one that does not answer is missed.
 const LOOKS: u32 = 3;
 
@@ -43,6 +45,8 @@ pub(crate) struct ClusterUpdates {
     bundle: PathBuf,
     uploads: Uploads,
     known: Mutex<Option<Known>>,
+    /// One at a time comes to lead: the file is its own until it does.
+    coming: tokio::sync::Mutex<()>,
 }
 
 struct Known {
@@ -54,9 +58,17 @@ impl ClusterUpdates {
     /// Of the node `me` at `dir`. What it led when its web process ended is over.
     pub(crate) fn new(dir: &Path, me: &str) -> Self {
         let bundle = dir.join(control::paths::CLUSTER_BUNDLE);
+        let uploads = Uploads::new(bundle.clone());
+        let (known, coming) = (Mutex::default(), tokio::sync::Mutex::default());
+        let updates = Self { me: me.to_owned(), uploads, bundle, known, coming };
+        updates.forget_bundle();
+        updates
+    }
+
+    /// The update that was led is not needed here any more.
+    fn forget_bundle(&self) {
         // Space; a file that is left is replaced by the next one.
-        let _ = std::fs::remove_file(&bundle);
-        Self { me: me.to_owned(), uploads: Uploads::new(bundle.clone()), bundle, known: Mutex::default() }
+        let _ = std::fs::remove_file(&self.bundle);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Known>> {
@@ -110,6 +122,22 @@ impl ClusterUpdates {
 pub(crate) async fn begin<E: Display>(
     app: &Shared,
     without: Vec<String>,
+    mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+) -> Result<ClusterUpdate, ApiError> {
+    let Ok(_coming) = app.cluster_updates.coming.try_lock() else {
+        read_on(&mut body).await;
+        return Err(ApiError::new(ErrorKind::InUse, COMING));
+    };
+    let begun = begin_in_turn(app, without, body).await;
+    if begun.as_ref().is_err_and(|error| error.kind != ErrorKind::InUse) {
+        app.cluster_updates.forget_bundle();
+    }
+    begun
+}
+
+async fn begin_in_turn<E: Display>(
+    app: &Shared,
+    without: Vec<String>,
     body: impl Stream<Item = Result<Bytes, E>> + Unpin,
 ) -> Result<ClusterUpdate, ApiError> {
     let updates = &app.cluster_updates;
@@ -142,9 +170,13 @@ pub(crate) async fn begin<E: Display>(
 pub(crate) async fn take_over<E: Display>(
     app: &Shared,
     id: &str,
-    body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
 ) -> Result<(), ApiError> {
     let updates = &app.cluster_updates;
+    let Ok(_coming) = updates.coming.try_lock() else {
+        read_on(&mut body).await;
+        return Err(ApiError::new(ErrorKind::InUse, COMING));
+    };
     let unknown =
         || ApiError::new(ErrorKind::Refused, format!("node {} was not told that it leads", updates.me));
     let told = || {
