@@ -1,6 +1,7 @@
 //! What all handlers share.
 
 use crate::certificate;
+use crate::cluster_update::ClusterUpdates;
 use crate::errors::ApiError;
 use crate::limiter::Limiter;
 use crate::links::Links;
@@ -47,6 +48,8 @@ pub(crate) struct App {
     pub(crate) snapshot: channel::Receiver<Snapshot>,
     /// SHA-256 of the console's certificate.
     pub(crate) fingerprint: String,
+    /// Updates of all nodes.
+    pub(crate) cluster_updates: Arc<ClusterUpdates>,
     uploads: Uploads,
     nudge: Arc<Notify>,
 }
@@ -61,7 +64,8 @@ impl App {
         let nudge = Arc::new(Notify::new());
         let nothing_yet = Snapshot { heard_at: crate::text::unix_now(), ..Snapshot::default() };
         let (sender, snapshot) = channel::channel(nothing_yet);
-        tokio::spawn(watch::keep(upstream.clone(), sender, nudge.clone()));
+        let cluster_updates = Arc::new(ClusterUpdates::new(dir, &settings.name));
+        tokio::spawn(watch::keep(upstream.clone(), cluster_updates.clone(), sender, nudge.clone()));
         let app = Self {
             dir: dir.to_owned(),
             settings,
@@ -72,7 +76,8 @@ impl App {
             upstream,
             snapshot,
             fingerprint: certificate.fingerprint.clone(),
-            uploads: Uploads::new(dir),
+            cluster_updates,
+            uploads: Uploads::new(dir.join(control::paths::UPDATE_BUNDLE)),
             nudge,
         };
         Ok((Arc::new(app), certificate))

@@ -22,7 +22,7 @@ use control::names::Pattern;
 use control::service::ServiceStatus;
 use control::setup::Wanted;
 use control::targets::{Chap, Presentation};
-use control::update::UpdateStatus;
+use control::update::{ClusterUpdate, UpdateStatus};
 use hyper::{Method, Uri};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -32,7 +32,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 pub use crate::tls::Trust;
@@ -41,6 +43,10 @@ pub use crate::tls::Trust;
 const MOST_BYTES: usize = 512 << 20;
 /// Time for one request. Longer than any command takes at the other end.
 const PATIENCE: Duration = Duration::from_secs(75);
+/// The longest reason of the cluster manager that is read.
+const MOST_ANSWER_BYTES: usize = 1 << 10;
+/// Media type of an update.
+const BYTES: &str = "application/octet-stream";
 /// Time for an update to get there.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(1800);
 
@@ -94,6 +100,15 @@ pub struct DownloadLink {
     pub valid_s: u64,
 }
 
+/// The last update of all nodes that a node knows of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownUpdate {
+    /// `None`: of none since its web process started.
+    pub update: Option<ClusterUpdate>,
+    /// The node that leads it has said nothing for so many seconds; 0: it speaks.
+    pub silent_s: u64,
+}
+
 /// One console.
 #[derive(Clone)]
 pub struct Client {
@@ -103,7 +118,18 @@ pub struct Client {
 #[derive(Clone)]
 enum Endpoint {
     Unix(PathBuf),
-    Https { host: String, port: u16, authorization: String, password: String, tls: Arc<ClientConfig> },
+    /// Of another member, by this node's cluster manager.
+    Member {
+        tunnel: PathBuf,
+        name: String,
+    },
+    Https {
+        host: String,
+        port: u16,
+        authorization: String,
+        password: String,
+        tls: Arc<ClientConfig>,
+    },
 }
 
 impl Client {
@@ -111,6 +137,13 @@ impl Client {
     #[must_use]
     pub fn local(dir: &Path) -> Self {
         Self { endpoint: Endpoint::Unix(dir.join(control::paths::WEB_SOCKET)) }
+    }
+
+    /// What the console of member `name` does for the other members, by the cluster manager of the node whose directory is
+    /// `dir`. Does no I/O yet.
+    pub(crate) fn member(dir: &Path, name: &str) -> Self {
+        let tunnel = dir.join(control::paths::TUNNEL_SOCKET);
+        Self { endpoint: Endpoint::Member { tunnel, name: name.to_owned() } }
     }
 
     /// The console at `url` (`https://HOST[:PORT]`), with HTTP Basic. Does no I/O yet.
@@ -175,7 +208,7 @@ impl Client {
     /// Stores another admin password and signs everyone out; this client too, if it is a remote one.
     pub async fn change_password(&self, password: &str) -> Result<(), ClientError> {
         let current = match &self.endpoint {
-            Endpoint::Unix(_) => None,
+            Endpoint::Unix(_) | Endpoint::Member { .. } => None,
             Endpoint::Https { password, .. } => Some(password),
         };
         let change = serde_json::json!({ "password": password, "current": current });
@@ -308,8 +341,40 @@ impl Client {
 
     /// Sends an update; returns when the node has it and begins to install it.
     pub async fn upload_update(&self, bundle: Vec<u8>) -> Result<(), ClientError> {
-        let body = Body { content: bundle, kind: "application/octet-stream" };
+        let body = Body::of(bundle, BYTES);
         self.exchange(Method::POST, "/api/v1/update", Some(body), UPLOAD_PATIENCE).await.map(|_| ())
+    }
+
+    /// Sends an update and has every node take it but those in `without`; returns when the node has it and begins.
+    pub async fn update_cluster(
+        &self,
+        bundle: Vec<u8>,
+        without: &[String],
+    ) -> Result<ClusterUpdate, ClientError> {
+        let names: Vec<_> = without.iter().map(|name| segment(name)).collect();
+        let path = format!("/api/v1/update/cluster?without={}", names.join(","));
+        read(&self.exchange(Method::POST, &path, Some(Body::of(bundle, BYTES)), UPLOAD_PATIENCE).await?)
+    }
+
+    /// The last update of all nodes that the node knows of.
+    pub async fn cluster_update(&self) -> Result<KnownUpdate, ClientError> {
+        self.get("/api/v1/update/cluster").await
+    }
+
+    /// Sends the update in a file of `len_bytes` to `path`.
+    pub(crate) async fn send_update(
+        &self,
+        path: &str,
+        file: File,
+        len_bytes: u64,
+    ) -> Result<(), ClientError> {
+        let body = Body::of_file(file, len_bytes, BYTES);
+        self.exchange(Method::POST, path, Some(body), UPLOAD_PATIENCE).await.map(|_| ())
+    }
+
+    /// Tells another member how far the update of all nodes is.
+    pub(crate) async fn tell_cluster_update(&self, update: &ClusterUpdate) -> Result<(), ClientError> {
+        self.change(Method::PUT, "/api/v1/update/cluster", &serde_json::json!(update)).await
     }
 
     /// Restarts the node's machine.
@@ -347,7 +412,7 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, json: Option<Vec<u8>>) -> Result<Answered, ClientError> {
-        let body = json.map(|content| Body { content, kind: "application/json" });
+        let body = json.map(|content| Body::of(content, "application/json"));
         self.exchange(method, path, body, PATIENCE).await
     }
 
@@ -367,6 +432,18 @@ impl Client {
                 };
                 let request = http::request(method, "localhost", path, None, body).map_err(unreachable)?;
                 http::over_unix(socket, request, MOST_BYTES, patience).await.map_err(unreachable)?
+            }
+            Endpoint::Member { tunnel, name } => {
+                let unreachable = |e: HttpError| {
+                    ClientError::new("unreachable", format!("the console of node {name}: {e}"))
+                };
+                let request = http::request(method, name, path, None, body).map_err(unreachable)?;
+                let work = async {
+                    let stream = put_through(tunnel, name).await?;
+                    http::exchange(stream, request, MOST_BYTES).await
+                };
+                let answered = tokio::time::timeout(patience, work).await;
+                answered.unwrap_or(Err(HttpError::Slow(patience))).map_err(unreachable)?
             }
             Endpoint::Https { host, port, authorization, tls, password: _ } => {
                 let unreachable =
@@ -397,6 +474,22 @@ impl Client {
 
 fn rule_path(iqn: &str, pattern: &Pattern) -> String {
     format!("/api/v1/targets/{}/initiators/{}", segment(iqn), segment(pattern.as_str()))
+}
+
+/// A connection with the console of member `name`.
+async fn put_through(tunnel: &Path, name: &str) -> Result<UnixStream, HttpError> {
+    let mut stream = UnixStream::connect(tunnel).await.map_err(HttpError::Connect)?;
+    stream.write_all(format!("{name}\n").as_bytes()).await.map_err(HttpError::Connect)?;
+    let mut answer = String::new();
+    // Byte by byte, as what follows the line is the member's.
+    loop {
+        match stream.read_u8().await.map_err(HttpError::Connect)? {
+            b'\n' => break,
+            byte if answer.len() < MOST_ANSWER_BYTES => answer.push(char::from(byte)),
+            _ => break,
+        }
+    }
+    if answer == "ok" { Ok(stream) } else { Err(HttpError::Connect(std::io::Error::other(answer))) }
 }
 
 async fn dial(

@@ -7,7 +7,8 @@
 //! and [`sse`] show what it saw. A machine without settings has [`setup`] in place of all of that.
 //!
 //! Invariants
-//! - Nothing here decides anything about data: a crash of this process loses sessions of browsers, nothing else.
+//! - Nothing here decides anything about data: a crash of this process loses sessions of browsers, and ends an update of all
+//!   nodes that it leads ([`cluster_update`]), nothing else.
 //! - Pages, REST and the command line run commands through one function, [`app::App::command`].
 //! - What is not known is not shown as if it were: without an answer of the cluster manager REST answers
 //!   `unavailable`, and pages mark what they last saw, with the time.
@@ -18,6 +19,7 @@ mod app;
 mod bundle;
 mod certificate;
 pub mod client;
+mod cluster_update;
 mod cookies;
 mod csrf;
 pub mod ctl;
@@ -96,8 +98,10 @@ async fn serve(dir: &Path, settings: Settings) -> Result<()> {
     let run_dir = dir.join(control::paths::RUN_DIR);
     std::fs::create_dir_all(&run_dir).with_context(|| format!("{}: cannot be made", run_dir.display()))?;
     let local = server::listen_unix(&dir.join(control::paths::WEB_SOCKET))?;
+    let peers = server::listen_unix(&dir.join(control::paths::PEER_SOCKET))?;
     let (app, certificate) = app::App::start(dir, settings)?;
-    let local = tokio::spawn(server::serve_unix(local, app.clone()));
+    let local = tokio::spawn(server::serve_unix(local, server::local_router(app.clone())));
+    let peers = tokio::spawn(server::serve_unix(peers, server::peer_router(app.clone())));
     let remote = https.map(|listener| {
         tracing::info!(url = %format!("https://{address}"), fingerprint = certificate.fingerprint, "web console");
         tokio::spawn(server::serve_tls(listener, certificate.tls, server::network_router(app)))
@@ -110,6 +114,7 @@ async fn serve(dir: &Path, settings: Settings) -> Result<()> {
     };
     tokio::select! {
         ended = local => ended.context("web socket: its server ended"),
+        ended = peers => ended.context("socket for other members: its server ended"),
         ended = remote_ended => ended.context("web console: its server ended"),
     }
 }

@@ -1,10 +1,11 @@
-//! The two listeners: HTTPS for browsers and programs, and the unix socket for `futago ctl --dir`.
+//! The listeners: HTTPS for browsers and programs, and the unix sockets for `futago ctl --dir` and for the cluster manager, who
+//! puts other members through.
 //!
 //! Invariants
 //! - A connection that does not finish its TLS handshake or its request head in time is closed.
 //! - At most [`CONNECTIONS`] connections are open. On the HTTPS port a new one makes another give way
-//!   ([`transport::door`]); on the socket more wait in the kernel's queue.
-//! - `run/web.sock` never exists with a mode other than 0600.
+//!   ([`transport::door`]); on a socket more wait in the kernel's queue.
+//! - The sockets never exist with a mode other than 0600.
 
 use crate::app::Shared;
 use crate::guard::Peer;
@@ -33,7 +34,7 @@ const CONNECTIONS: usize = 256;
 /// Time for the TLS handshake, and for the head of each request.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Binds the unix socket.
+/// Binds a unix socket.
 pub(crate) fn listen_unix(path: &Path) -> Result<UnixListener> {
     // Bound under another name, closed to others, then moved into place: no moment with a wider mode.
     let fresh = path.with_extension("new");
@@ -57,9 +58,18 @@ pub(crate) async fn listen_tcp(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("web console: cannot listen on {address}"))
 }
 
-/// Serves the unix socket, for ever.
-pub(crate) async fn serve_unix(listener: UnixListener, app: Shared) {
-    let router = rest::router(&app).with_state(app);
+/// What `futago ctl --dir` sees: REST.
+pub(crate) fn local_router(app: Shared) -> Router {
+    rest::router(&app).with_state(app)
+}
+
+/// What other members see.
+pub(crate) fn peer_router(app: Shared) -> Router {
+    rest::peer_router().with_state(app)
+}
+
+/// Serves a unix socket, for ever.
+pub(crate) async fn serve_unix(listener: UnixListener, router: Router) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let slot = slots.clone().acquire_owned().await;

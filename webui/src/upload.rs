@@ -1,4 +1,5 @@
-//! An update on its way in: from a request into the file that the supervisor takes it from.
+//! An update on its way in: from a request into a file, and, if it is for this node, to the supervisor, who takes it from
+//! there.
 //!
 //! Invariants
 //! - One at a time, and none while one is being installed: the file is not changed under the supervisor.
@@ -23,16 +24,36 @@ use update::{Claimed, HEADER_BYTES};
 /// A sender that says nothing for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The one place for uploads of a node.
+/// One place for uploads.
 pub(crate) struct Uploads {
     whole: PathBuf,
     turn: Mutex<()>,
 }
 
 impl Uploads {
-    /// Below the node's directory.
-    pub(crate) fn new(dir: &Path) -> Self {
-        Self { whole: dir.join(control::paths::UPDATE_BUNDLE), turn: Mutex::new(()) }
+    /// Into the file `whole`.
+    pub(crate) fn new(whole: PathBuf) -> Self {
+        Self { whole, turn: Mutex::new(()) }
+    }
+
+    /// Takes `body`, if it is `wanted`, and keeps it in place of what was there before. What it claims to be is not proven.
+    pub(crate) async fn keep<E: Display>(
+        &self,
+        mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        wanted: impl FnOnce() -> Result<(), ApiError>,
+    ) -> Result<Claimed, ApiError> {
+        let kept = async {
+            let _turn = self.turn.try_lock().map_err(|_| busy())?;
+            wanted()?;
+            // Two of them may be more than the disk has room for.
+            let _ = tokio::fs::remove_file(&self.whole).await;
+            self.fill(&mut body).await
+        };
+        let kept = kept.await;
+        if kept.is_err() {
+            read_on(&mut body).await;
+        }
+        kept
     }
 
     /// Takes `body` and has it installed; returns when that has begun.
@@ -54,8 +75,6 @@ impl Uploads {
         upstream: &Upstream,
         body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
     ) -> Result<(), ApiError> {
-        let busy =
-            || ApiError::new(ErrorKind::InUse, "An update is on its way in or being installed already.");
         let _turn = self.turn.try_lock().map_err(|_| busy())?;
         let status = upstream.update().await?;
         if status.installation.as_ref().is_some_and(Installation::is_under_way) {
@@ -64,19 +83,32 @@ impl Uploads {
         if status.slots.is_none() {
             return Err(ApiError::new(ErrorKind::Refused, NO_SLOTS));
         }
+        self.fill(body).await?;
+        upstream.begin_update().await
+    }
+
+    /// Into the file, in one go for those who look at it.
+    async fn fill<E: Display>(
+        &self,
+        body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+    ) -> Result<Claimed, ApiError> {
         let part = self.whole.with_extension("new");
-        let begun = async {
-            receive(&part, body).await?;
+        let filled = async {
+            let claimed = receive(&part, body).await?;
             tokio::fs::rename(&part, &self.whole).await.map_err(not_kept)?;
-            upstream.begin_update().await
+            Ok(claimed)
         };
-        let begun = begun.await;
-        if begun.is_err() {
+        let filled = filled.await;
+        if filled.is_err() {
             // Space on a small disk; what is left is replaced by the next one.
             let _ = tokio::fs::remove_file(&part).await;
         }
-        begun
+        filled
     }
+}
+
+fn busy() -> ApiError {
+    ApiError::new(ErrorKind::InUse, "An update is on its way in or being installed already.")
 }
 
 /// As the supervisor says it.
@@ -88,7 +120,7 @@ fn not_kept(error: io::Error) -> ApiError {
 }
 
 /// What still comes of a body that is refused, up to the size of an update.
-async fn read_on<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) {
+pub(crate) async fn read_on<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) {
     let mut left = MOST_BYTES;
     while let Ok(Some(Ok(piece))) = tokio::time::timeout(PATIENCE, body.next()).await {
         match left.checked_sub(piece.len() as u64) {
@@ -101,7 +133,7 @@ async fn read_on<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) {
 async fn receive<E: Display>(
     path: &Path,
     body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
-) -> Result<(), ApiError> {
+) -> Result<Claimed, ApiError> {
     if let Some(folder) = path.parent() {
         tokio::fs::create_dir_all(folder).await.map_err(not_kept)?;
     }
@@ -136,7 +168,8 @@ async fn receive<E: Display>(
         let text = format!("The update is not whole: {len_bytes} of {expected} bytes came.");
         return Err(ApiError::new(ErrorKind::Invalid, text));
     }
-    file.sync_all().await.map_err(not_kept)
+    file.sync_all().await.map_err(not_kept)?;
+    Ok(claimed)
 }
 
 fn claim(first: &[u8]) -> Result<Claimed, ApiError> {

@@ -84,7 +84,7 @@ impl Upstream {
     /// Runs a command; [`Answer::Failed`] comes out as an error.
     pub async fn command(&self, command: &Command) -> Result<Answer, ApiError> {
         let content = serde_json::to_vec(command).map_err(|e| ApiError::internal("command", &e))?;
-        let body = Body { content, kind: "application/json" };
+        let body = Body::of(content, "application/json");
         let request = http::request(Method::POST, "localhost", "/command", None, Some(body))
             .map_err(|e| no_answer(MANAGER, &e))?;
         let time = if matches!(command, Command::Pair { .. }) { PAIRING } else { COMMAND };

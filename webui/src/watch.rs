@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is shown is either fresh or says since when it is not ([`Snapshot::silent_since`]).
 
+use crate::client::KnownUpdate;
+use crate::cluster_update::ClusterUpdates;
 use crate::text::unix_now;
 use crate::upstream::Upstream;
 use control::api::{Event, Status};
@@ -31,6 +33,8 @@ pub(crate) struct Snapshot {
     pub(crate) services_silent: Option<String>,
     /// What runs on this node, as the supervisor last said.
     pub(crate) update: Option<UpdateStatus>,
+    /// What is known of an update of all nodes.
+    pub(crate) cluster_update: KnownUpdate,
     /// The newest last.
     pub(crate) events: VecDeque<Event>,
 }
@@ -52,10 +56,16 @@ impl Snapshot {
 }
 
 /// Keeps `out` up to date, for ever. A `nudge` makes it look at once (after a command).
-pub(crate) async fn keep(upstream: Arc<Upstream>, out: watch::Sender<Snapshot>, nudge: Arc<Notify>) {
+pub(crate) async fn keep(
+    upstream: Arc<Upstream>,
+    cluster_updates: Arc<ClusterUpdates>,
+    out: watch::Sender<Snapshot>,
+    nudge: Arc<Notify>,
+) {
     let mut now = out.borrow().clone();
     loop {
         look(&upstream, &mut now).await;
+        now.cluster_update = cluster_updates.known();
         out.send_if_modified(|seen| {
             let changed = *seen != now;
             if changed {

@@ -126,7 +126,9 @@ impl Settings {
     }
 
     /// What would leave a machine without a way to it, though the settings are sound: a demo's nodes have loopback addresses.
-    pub(crate) fn network_faults(&self) -> Vec<SettingsError> {
+    /// Every way of setting a network goes through it.
+    #[must_use]
+    pub fn network_faults(&self) -> Vec<SettingsError> {
         let network = self.network();
         let address = network.address_fault();
         // A wrong address says nothing of the gateway.

@@ -16,12 +16,20 @@ pub const WEB_DIR: &str = "web";
 pub const RUN_DIR: &str = "run";
 /// The update that was uploaded, until it is installed or refused.
 pub const UPDATE_BUNDLE: &str = "update/bundle";
+/// The update of the whole cluster that this node leads, or has led.
+pub const CLUSTER_BUNDLE: &str = "update/cluster-bundle";
 /// Cluster manager's control socket: [`crate::api`] over HTTP/JSON.
 pub const CLUSTER_SOCKET: &str = "run/cluster.sock";
 /// Storage link: [`crate::link`], JSON lines. The cluster manager listens, storage dials.
 pub const LINK_SOCKET: &str = "run/link.sock";
 /// The web process's REST router without TLS and login, for `futago ctl --dir` (file permissions guard it).
 pub const WEB_SOCKET: &str = "run/web.sock";
+/// Where the web process takes what the consoles of other members ask of it: no login, and no more than an update of the
+/// whole cluster takes. The cluster manager dials it for them.
+pub const PEER_SOCKET: &str = "run/peer.sock";
+/// Where the cluster manager puts the web process through to another member's [`PEER_SOCKET`]: a line with its name; the
+/// answer is `ok`, or a sentence.
+pub const TUNNEL_SOCKET: &str = "run/tunnel.sock";
 /// Supervisor's control socket: [`crate::service`] over HTTP/JSON.
 pub const SUPERVISOR_SOCKET: &str = "run/supervisor.sock";
 /// Supervisor's process id.

@@ -1,7 +1,9 @@
 //! Updates of this node, on the supervisor's socket: `GET /update` answers [`UpdateStatus`]; `POST /update` takes the file
-//! at [`crate::paths::UPDATE_BUNDLE`] and answers 202, or 409 with a sentence.
+//! at [`crate::paths::UPDATE_BUNDLE`] and answers 202, or 409 with a sentence. And [`ClusterUpdate`], what consoles tell each
+//! other of the update of all nodes.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// What runs, what would start next, and what became of the last update.
@@ -62,5 +64,111 @@ impl Installation {
     #[must_use]
     pub fn is_under_way(&self) -> bool {
         matches!(self, Self::Checking | Self::Writing { .. })
+    }
+}
+
+/// The update of all nodes, as the node that leads it tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterUpdate {
+    /// Drawn when it was begun.
+    pub id: String,
+    /// Version of the release.
+    pub release: String,
+    /// When it was begun, seconds since the Unix epoch.
+    pub begun_at: u64,
+    /// Name of the node that leads it.
+    pub leader: String,
+    /// How often it has gone over to another leader.
+    pub moves: u32,
+    /// Names of the nodes that are left out.
+    pub without: Vec<String>,
+    /// Whether it goes on.
+    pub state: ClusterUpdateState,
+    /// What is waited for or done, or why it has stopped.
+    pub text: String,
+    /// Each node that is not left out, in the order of the plan.
+    pub nodes: Vec<NodeProgress>,
+}
+
+impl ClusterUpdate {
+    /// Whether this tells more than `other` does: of a later update, or a later word of the same one.
+    #[must_use]
+    pub fn is_newer(&self, other: &Self) -> bool {
+        if self.id == other.id {
+            self.moves >= other.moves
+        } else {
+            (self.begun_at, &self.id) > (other.begun_at, &other.id)
+        }
+    }
+}
+
+/// Whether an update of all nodes goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterUpdateState {
+    /// It does.
+    Running,
+    /// Every node runs the release.
+    Finished,
+    /// It has ended before that.
+    Stopped,
+}
+
+/// How far one node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeProgress {
+    /// Its name.
+    pub name: String,
+    /// Its step.
+    pub step: NodeStep,
+}
+
+/// What a node goes through, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeStep {
+    /// It is not its turn yet.
+    Waiting,
+    /// It gets the release into its other slot.
+    Installing,
+    /// It hands the volumes over that it serves.
+    HandingOver,
+    /// It goes down and starts the release.
+    Restarting,
+    /// Its services run, until that has been long enough.
+    Proving,
+    /// Its copies are brought up to date.
+    Returning,
+    /// It runs the release.
+    Updated,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_later_word_counts() {
+        let told = |id: &str, begun_at, moves| ClusterUpdate {
+            id: id.into(),
+            release: "0.2.0".into(),
+            begun_at,
+            leader: "a".into(),
+            moves,
+            without: Vec::new(),
+            state: ClusterUpdateState::Running,
+            text: String::new(),
+            nodes: Vec::new(),
+        };
+        for (one, other, newer) in [
+            (told("x", 5, 1), told("x", 5, 1), true),
+            (told("x", 5, 0), told("x", 5, 1), false),
+            (told("y", 6, 0), told("x", 5, 9), true),
+            (told("x", 5, 9), told("y", 6, 0), false),
+            (told("y", 5, 0), told("x", 5, 0), true),
+            (told("x", 5, 0), told("y", 5, 0), false),
+        ] {
+            assert_eq!(one.is_newer(&other), newer, "{one:?} {other:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! - [`pairing`]: how a node comes in; [`membership`]: who is let in, and who votes (S19).
 //! - [`heartbeat`]: signs of life, leases, promotions (S3, S5, S6).
 //! - [`link`]: the storage process of this node; [`api`], [`status`], [`hand_over`], [`grow`],
-//!   [`events`]: the control socket.
+//!   [`events`]: the control socket; [`tunnel`]: what the web processes of members say to each other.
 //!
 //! Flow of a change: storage (or a person) proposes → [`proposals`] finds the leader → Raft commits → every node's
 //! state machine applies → [`membership::follow`] tells storage and wakes the heart, which asks for leases anew.
@@ -35,6 +35,7 @@ mod server;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 /// The decoders of what peers send: for fuzzing.
 #[cfg(feature = "fuzzing")]

@@ -11,7 +11,7 @@ use crate::raft::network::Network;
 use crate::raft::state_machine::{self, StateMachine};
 use crate::raft::store::{Introduction, Store};
 use crate::raft::{self, Raft};
-use crate::{api, server};
+use crate::{api, server, tunnel};
 use anyhow::Context;
 use base::{ClusterId, InstanceId, NodeId};
 use control::api::Answer;
@@ -154,13 +154,15 @@ impl Manager {
         fs::create_dir_all(&run).with_context(|| format!("directory {}", run.display()))?;
         let link_socket = listen(&dir.join(paths::LINK_SOCKET))?;
         let api_socket = listen(&dir.join(paths::CLUSTER_SOCKET))?;
+        let tunnel_socket = listen(&dir.join(paths::TUNNEL_SOCKET))?;
 
         let endpoint = Endpoint::new(
             identity,
             Protocol::Cluster,
             cluster::MESSAGES,
             (timing.dead * 2).max(LEAST_HANDSHAKE),
-        )?;
+        )?
+        .and(Protocol::Console, tunnel::VERSIONS);
         let peers = Arc::new(Peers::new(endpoint.clone(), timing.renew / 3));
         let events = Arc::new(Events::default());
         let raft = Raft::new(
@@ -195,7 +197,7 @@ impl Manager {
         membership::refresh_contacts(&node);
         let mut tasks = JoinSet::new();
         let (a, b, c) = (node.clone(), node.clone(), node.clone());
-        let (d, e, f) = (node.clone(), node.clone(), node.clone());
+        let (d, e, f, g) = (node.clone(), node.clone(), node.clone(), node.clone());
         tasks.spawn(async move {
             server::serve(a, port).await;
             "cluster port"
@@ -219,6 +221,10 @@ impl Manager {
         tasks.spawn(async move {
             heartbeat::run(f).await;
             "heartbeat"
+        });
+        tasks.spawn(async move {
+            tunnel::serve(g, tunnel_socket).await;
+            "tunnel socket"
         });
         Ok(Self { node, tasks })
     }
@@ -248,7 +254,7 @@ impl Manager {
         if let Err(error) = self.node.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not end well");
         }
-        for socket in [paths::LINK_SOCKET, paths::CLUSTER_SOCKET] {
+        for socket in [paths::LINK_SOCKET, paths::CLUSTER_SOCKET, paths::TUNNEL_SOCKET] {
             let _gone = fs::remove_file(self.node.dir.join(socket));
         }
         tracing::info!("cluster manager stopped");

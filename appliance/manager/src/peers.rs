@@ -93,6 +93,12 @@ impl Peers {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&node)
     }
 
+    /// How `node` is reached, if it is a peer at present.
+    pub(crate) fn contact(&self, node: NodeId) -> Option<Contact> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.get(&node).map(|link| link.contact)
+    }
+
     fn link(&self, node: NodeId, contact: Contact) -> Link {
         let (calls, queue) = mpsc::channel(QUEUE);
         let dialler =

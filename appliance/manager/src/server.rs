@@ -1,4 +1,5 @@
-//! The cluster port: pairing in the clear, everything else over mutual TLS.
+//! The cluster port: pairing in the clear, everything else over mutual TLS. What consoles say to each other goes on to the
+//! web process ([`tunnel`]).
 //!
 //! Invariants
 //! - Before its handshake is done, a connection costs at most one of [`HANDSHAKES`] places, which it loses to newcomers
@@ -10,7 +11,7 @@ use crate::messages::{MAX_FRAME_BYTES, Proposed, Request, RequestFrame, Response
 use crate::node::Node;
 use crate::pairing;
 use crate::peers::chain;
-use crate::{hand_over, proposals};
+use crate::{hand_over, proposals, tunnel};
 use base::NodeId;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,9 +21,9 @@ use tokio::io::WriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
-use transport::TlsStream;
 use transport::door::Door;
 use transport::framing::{read_frame, write_frame};
+use transport::{Protocol, TlsStream, protocol_of};
 
 /// Connections that may be in their handshake at once.
 const HANDSHAKES: usize = 64;
@@ -63,6 +64,9 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
                 let place = door.enter(from.ip());
                 tokio::spawn(async move {
                     match place.hold(greet(&node, stream)).await {
+                        Some(Ok(Some((stream, peer)))) if protocol_of(&stream) == Some(Protocol::Console) => {
+                            tunnel::accept(&node, stream, peer).await;
+                        }
                         Some(Ok(Some((stream, peer)))) => peer_connection(node, stream, peer).await,
                         Some(Ok(None)) => {}
                         Some(Err(error)) => strangers.log(from.ip(), &error),

@@ -6,6 +6,7 @@ use crate::cgroup::{self, Groups};
 use crate::child;
 use crate::control::{self, Logs, Request};
 use crate::init::disk_links;
+use crate::init::guest;
 use crate::init::watchdog::Watchdog;
 use crate::install::Installer;
 use crate::logs::{ServiceLog, capture};
@@ -237,6 +238,9 @@ impl Node {
             tracing::warn!("asked again to end: killing what is left");
             self.processes.values().for_each(|running| child::signal(running.pid, Signal::KILL));
             return;
+        }
+        if self.init {
+            guest::tell(guest::State::Stopping);
         }
         self.ending = Some(ending);
         self.services.shut_down();

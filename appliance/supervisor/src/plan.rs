@@ -79,6 +79,15 @@ pub const PLAN: &[ServicePlan] = &[
     },
 ];
 
+/// The set-up console of a machine that has no settings yet. Strangers reach it, and PID 1 has nothing else to run then.
+pub const SETUP: ServicePlan = ServicePlan {
+    name: "setup",
+    command: &["setup"],
+    needs: &[],
+    when: Condition::Always,
+    grace: Duration::from_secs(2),
+    memory: Memory { max_mib: Some(128), oom_score_adj: 500 },
+};
 /// The menu on the VM's screen.
 pub const SCREEN: ServicePlan = menu("screen", &["console", "--tty", "/dev/tty1"]);
 /// The menu on the first serial port.
@@ -263,6 +272,9 @@ mod tests {
             assert_eq!(plan.memory.max_mib.is_none(), carries_io, "{}", plan.name);
         }
         assert!(order("cluster") < order("web"));
+        for plan in [SETUP, SCREEN, SERIAL] {
+            assert!(plan.memory.max_mib.is_some() && plan.memory.oom_score_adj > 0, "{}", plan.name);
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub mod pairing;
 pub mod tls;
 
 pub use identity::{Identity, Pin};
-pub use tls::{Endpoint, Protocol, TlsStream, version_of};
+pub use tls::{Endpoint, Protocol, TlsStream, protocol_of, version_of};
 
 /// A random 64-bit number, never zero, for identifiers.
 ///

@@ -41,13 +41,18 @@ pub enum Protocol {
     Cluster,
     /// Replication.
     Replication,
+    /// What the nodes' consoles say to each other.
+    Console,
 }
 
 impl Protocol {
+    const ALL: [Self; 3] = [Self::Cluster, Self::Replication, Self::Console];
+
     fn name(self) -> &'static str {
         match self {
             Self::Cluster => "futago-cluster",
             Self::Replication => "futago-replication",
+            Self::Console => "futago-console",
         }
     }
 
@@ -60,8 +65,19 @@ impl Protocol {
 /// The version of its protocol that a connection of an [`Endpoint`] has: the newest that both sides speak.
 #[must_use]
 pub fn version_of(stream: &TlsStream) -> Option<u16> {
-    let name = std::str::from_utf8(stream.get_ref().1.alpn_protocol()?).ok()?;
-    name.split_once('/')?.1.parse().ok()
+    agreed(stream)?.1.parse().ok()
+}
+
+/// What a connection of an [`Endpoint`] is for.
+#[must_use]
+pub fn protocol_of(stream: &TlsStream) -> Option<Protocol> {
+    let (name, _) = agreed(stream)?;
+    Protocol::ALL.into_iter().find(|protocol| protocol.name() == name)
+}
+
+/// Name and version by ALPN.
+fn agreed(stream: &TlsStream) -> Option<(&str, &str)> {
+    std::str::from_utf8(stream.get_ref().1.alpn_protocol()?).ok()?.split_once('/')
 }
 
 /// Why there is no connection.
@@ -215,7 +231,7 @@ impl ClientCertVerifier for PinVerifier {
     }
 }
 
-/// One node's end of all connections of one protocol: its identity and whom it lets in. Cheap to clone.
+/// One node's end of all connections of one protocol, or of those that share a port: its identity and whom it lets in. Cheap to clone.
 #[derive(Clone)]
 pub struct Endpoint {
     identity: Identity,
@@ -255,6 +271,21 @@ impl Endpoint {
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         let acceptor = TlsAcceptor::from(Arc::new(server));
         Ok(Self { identity, protocol, versions, provider, peers, acceptor, time_out })
+    }
+
+    /// The same end, which also lets its peers in for another protocol: [`protocol_of`] tells what a connection is for.
+    #[must_use]
+    pub fn and(mut self, protocol: Protocol, versions: Versions) -> Self {
+        let mut server = ServerConfig::clone(self.acceptor.config());
+        server.alpn_protocols.extend(protocol.alpn(versions));
+        self.acceptor = TlsAcceptor::from(Arc::new(server));
+        self
+    }
+
+    /// The other end of such a connection: what it dials is for `protocol`, and may take `time_out`.
+    #[must_use]
+    pub fn speaking(&self, protocol: Protocol, versions: Versions, time_out: Duration) -> Self {
+        Self { protocol, versions, time_out, ..self.clone() }
     }
 
     /// Whose end this is.
@@ -455,6 +486,30 @@ mod tests {
         let (dialled, accepted) = meet(&a, &b, b.identity().pin).await;
         assert!(dialled.unwrap_err().contains("another protocol"));
         assert!(matches!(accepted, Err(TlsError::Refused { .. })));
+    }
+
+    #[tokio::test]
+    async fn two_protocols_share_a_port() {
+        let ((_a, a), (_b, b)) = (endpoint(Protocol::Cluster), endpoint(Protocol::Cluster));
+        b.set_peers(peers(&[&a]));
+        let pin = b.identity().pin;
+        let console = a.speaking(Protocol::Console, ONE, Duration::from_secs(5));
+        assert!(
+            meet(&console, &b, pin).await.0.unwrap_err().contains("another protocol"),
+            "an older release"
+        );
+        let b = b.and(Protocol::Console, ONE);
+        for (end, expected) in [(&a, Protocol::Cluster), (&console, Protocol::Console)] {
+            let listener = TcpListener::bind("127.1.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (accepted, dialled) = tokio::join!(
+                async { b.accept(listener.accept().await.unwrap().0).await.unwrap().0 },
+                async { end.connect(address, pin).await.unwrap() }
+            );
+            for stream in [&accepted, &dialled] {
+                assert_eq!((protocol_of(stream), version_of(stream)), (Some(expected), Some(1)));
+            }
+        }
     }
 
     /// Which version each side finds; `None`: no connection.

@@ -96,6 +96,28 @@ pub struct Part {
     pub sha256: [u8; SHA256_BYTES],
 }
 
+impl Part {
+    /// Measures what `read` gives: it fills the memory that it gets from the front and says with how many bytes, none at the
+    /// end. `memory` must not be empty.
+    ///
+    /// # Errors
+    /// What `read` answers.
+    pub fn measure<E>(
+        memory: &mut [u8],
+        mut read: impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<Self, E> {
+        let mut sha256 = Sha256::new();
+        let mut len_bytes: u64 = 0;
+        loop {
+            let read_bytes = read(memory)?;
+            let Some(chunk) = memory.get(..read_bytes).filter(|chunk| !chunk.is_empty()) else { break };
+            sha256.update(chunk);
+            len_bytes = len_bytes.saturating_add(read_bytes as u64);
+        }
+        Ok(Self { len_bytes, sha256: sha256.finish() })
+    }
+}
+
 /// What a bundle says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {

@@ -124,6 +124,17 @@ fn the_algorithms_are_those_that_are_named() {
     sha256.update(b"bc");
     let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(hex::encode(sha256.finish()), expected);
+    // However little comes at a time.
+    let mut left = &b"abc"[..];
+    let found = Part::measure(&mut [0; 2], |memory| {
+        let len_bytes = left.len().min(memory.len());
+        let (now, later) = left.split_at(len_bytes);
+        memory[..len_bytes].copy_from_slice(now);
+        left = later;
+        Ok::<_, ()>(len_bytes)
+    });
+    assert_eq!(found.map(|part| (part.len_bytes, hex::encode(part.sha256))), Ok((3, expected.into())));
+    assert_eq!(Part::measure(&mut [0; 2], |_| Err("the disk is gone")), Err("the disk is gone"));
 }
 
 proptest! {

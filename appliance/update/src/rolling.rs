@@ -21,7 +21,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use control::api::{ClusterStatus, Status, VolumeState, VolumeStatus};
 use control::settings::Role;
-use control::update::{Installation, UpdateStatus};
+use control::update::{Installation, NodeProgress, NodeStep, UpdateStatus};
 use core::time::Duration;
 
 /// What is seen of the cluster at one moment.
@@ -67,7 +67,7 @@ impl View {
 }
 
 /// Whether a console that says `status` is one of the cluster's; or why not.
-pub fn belongs(cluster: &ClusterStatus, status: &Status) -> Result<(), String> {
+fn belongs(cluster: &ClusterStatus, status: &Status) -> Result<(), String> {
     let node = &status.node;
     let own = status.cluster.as_ref().ok_or_else(|| format!("node {node} is in no cluster"))?;
     if own.id != cluster.id {
@@ -127,6 +127,8 @@ enum Step {
 /// A row of the plan.
 struct Row {
     step: Step,
+    /// For people.
+    shown: NodeStep,
     /// The cluster must be whole before it begins.
     whole: bool,
     /// How long it may take.
@@ -141,19 +143,28 @@ const MINUTE: Duration = Duration::from_secs(60);
 const STEPS: [Row; 5] = [
     Row {
         step: Step::Install,
+        shown: NodeStep::Installing,
         whole: true,
         patience: MINUTE.saturating_mul(30),
         waiting: "does not have the release installed",
     },
-    Row { step: Step::HandOver, whole: true, patience: MINUTE.saturating_mul(10), waiting: "still serves" },
+    Row {
+        step: Step::HandOver,
+        shown: NodeStep::HandingOver,
+        whole: true,
+        patience: MINUTE.saturating_mul(10),
+        waiting: "still serves",
+    },
     Row {
         step: Step::Restart,
+        shown: NodeStep::Restarting,
         whole: true,
         patience: MINUTE.saturating_mul(30),
         waiting: "does not come back",
     },
     Row {
         step: Step::Prove,
+        shown: NodeStep::Proving,
         whole: false,
         patience: MINUTE.saturating_mul(30),
         waiting: "has not proved the release",
@@ -161,6 +172,7 @@ const STEPS: [Row; 5] = [
     // A resync may be long.
     Row {
         step: Step::Return,
+        shown: NodeStep::Returning,
         whole: false,
         patience: MINUTE.saturating_mul(24 * 60),
         waiting: "is not back in sync",
@@ -267,6 +279,27 @@ impl Rolling {
     #[must_use]
     pub fn nodes(&self) -> &[String] {
         &self.nodes
+    }
+
+    /// How far each node is that is not left out.
+    #[must_use]
+    pub fn progress(&self) -> Vec<NodeProgress> {
+        let row = STEPS.get(self.step).filter(|_| self.step > 0 || self.progress != Progress::Due);
+        let step = |name: &String| match self.nodes.iter().position(|node| node == name) {
+            None => NodeStep::Updated,
+            Some(0) => row.map_or(NodeStep::Waiting, |row| row.shown),
+            Some(_) => NodeStep::Waiting,
+        };
+        self.members.iter().map(|name| NodeProgress { name: name.clone(), step: step(name) }).collect()
+    }
+
+    /// Who is to lead on before `node`, which has led so far, is updated itself: one that has the release, else the one
+    /// whose turn comes last.
+    #[must_use]
+    pub fn successor(&self, node: &str) -> Option<&str> {
+        let updated = self.updated.keys().find(|name| *name != node);
+        let last = || self.nodes.iter().rev().find(|name| *name != node);
+        updated.or_else(last).map(|name| name.as_str())
     }
 
     /// The order that was given last was not carried out.

@@ -6,6 +6,9 @@ use control::api::MemberStatus;
 use control::targets::BlockFormat;
 use control::update::SlotStatus;
 
+#[path = "rolling_lead_tests.rs"]
+mod lead;
+
 const OLD: &str = "0.1.0";
 const NEW: &str = "0.2.0";
 /// A node is away this long, and then out of sync for as long again.

@@ -38,8 +38,23 @@ const OVMF: &[(&str, &str)] = &[
 ];
 
 /// Why this machine can't run virtual machines; `None`: it can.
-pub fn obstacle() -> Option<String> {
+fn obstacle() -> Option<String> {
     run("qemu-system-x86_64", &["--version"]).err().map(|error| format!("{error:#}"))
+}
+
+/// Whether virtual machines run here, with their kernel made; else says why `test` is skipped.
+pub fn can_run(test: &str) -> bool {
+    if let Some(obstacle) = obstacle() {
+        println!("{test}: skipped, no QEMU: {obstacle}");
+        return false;
+    }
+    kernel().expect("a kernel for virtual machines");
+    true
+}
+
+/// The same in a network of the test's own: false outside, when the test has run inside.
+pub fn can_run_in_namespace(test: &str) -> bool {
+    can_run(test) && crate::namespace::enter(test)
 }
 
 /// The kernel's folder (see `ci/vm/kernel`), made on first use.

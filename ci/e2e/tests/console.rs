@@ -222,8 +222,7 @@ fn hand_over() -> Command {
 #[test]
 fn the_serial_port_of_an_appliance_has_the_menu_and_it_switches_the_machine_off() {
     let test = "the_serial_port_of_an_appliance_has_the_menu_and_it_switches_the_machine_off";
-    if let Some(obstacle) = vm::obstacle() {
-        println!("{test}: skipped, no QEMU: {obstacle}");
+    if !vm::can_run(test) {
         return;
     }
     let dir = work_dir("console-serial");
@@ -271,8 +270,7 @@ fn the_serial_port_of_an_appliance_has_the_menu_and_it_switches_the_machine_off(
 #[test]
 fn the_serial_port_of_an_appliance_tests_sets_rescues_and_resets_it() {
     let test = "the_serial_port_of_an_appliance_tests_sets_rescues_and_resets_it";
-    if let Some(obstacle) = vm::obstacle() {
-        println!("{test}: skipped, no QEMU: {obstacle}");
+    if !vm::can_run(test) {
         return;
     }
     let dir = work_dir("console-machine");

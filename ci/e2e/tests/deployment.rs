@@ -86,12 +86,7 @@ fn switch_off(machine: &mut Machine) {
 #[test]
 fn an_appliance_is_set_up_by_the_properties_of_its_deployment() {
     const TEST: &str = "an_appliance_is_set_up_by_the_properties_of_its_deployment";
-    if let Some(obstacle) = vm::obstacle() {
-        println!("{TEST}: skipped, no QEMU: {obstacle}");
-        return;
-    }
-    vm::kernel().unwrap();
-    if !namespace::enter(TEST) {
+    if !vm::can_run_in_namespace(TEST) {
         return;
     }
     namespace::segment("segment", "198.51.100.1/24", &["tap-a"]).unwrap();

@@ -14,14 +14,6 @@ use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
-fn can_run(test: &str) -> bool {
-    match vm::obstacle() {
-        Some(obstacle) => println!("{test}: skipped, no QEMU: {obstacle}"),
-        None => return true,
-    }
-    false
-}
-
 fn hardware(disk: &SystemDisk, firmware: Firmware) -> Hardware {
     Hardware {
         name: "image".into(),
@@ -48,19 +40,26 @@ fn switch_off(machine: &mut Machine) {
 
 /// Starts the machine, waits for each line in turn, and switches it off.
 fn boot(dir: &Path, hardware: &Hardware, lines: &[&str]) -> String {
+    boot_until(dir, hardware, lines, || true)
+}
+
+/// Likewise, when `is_done` says so, too.
+fn boot_until(dir: &Path, hardware: &Hardware, lines: &[&str], is_done: impl Fn() -> bool) -> String {
     let start = Instant::now();
     let mut machine = Machine::start(dir, hardware).unwrap();
     for line in lines {
         let found = machine.wait_line(line, PATIENCE).unwrap();
         println!("{:.1} s: {found:?}", start.elapsed().as_secs_f32());
     }
+    wait_for("what the boot loader is told", PATIENCE, || is_done().then_some(())).unwrap();
+    println!("{:.1} s: switched off", start.elapsed().as_secs_f32());
     switch_off(&mut machine);
     machine.console()
 }
 
 #[test]
 fn an_image_starts_from_bios_and_makes_its_state_partition() {
-    if !can_run("an_image_starts_from_bios_and_makes_its_state_partition") {
+    if !vm::can_run("an_image_starts_from_bios_and_makes_its_state_partition") {
         return;
     }
     let dir = work_dir("image-bios");
@@ -83,7 +82,7 @@ fn an_image_starts_from_bios_and_makes_its_state_partition() {
 /// The disk is there, e2fsck is not: the settings of the command line are not those of another node, and are not taken.
 #[test]
 fn an_appliance_waits_for_a_state_disk_that_can_not_be_used() {
-    if !can_run("an_appliance_waits_for_a_state_disk_that_can_not_be_used") {
+    if !vm::can_run("an_appliance_waits_for_a_state_disk_that_can_not_be_used") {
         return;
     }
     let dir = work_dir("image-state");
@@ -117,7 +116,7 @@ fn an_appliance_waits_for_a_state_disk_that_can_not_be_used() {
 
 #[test]
 fn an_image_starts_from_efi_and_serves() {
-    if !can_run("an_image_starts_from_efi_and_serves") {
+    if !vm::can_run("an_image_starts_from_efi_and_serves") {
         return;
     }
     let dir = work_dir("image-efi");
@@ -153,7 +152,7 @@ fn press_from_power_on(dir: &Path, hardware: &Hardware, key: &[u8], text: &str, 
 
 #[test]
 fn keys_at_power_on_reach_the_boot_menu() {
-    if !can_run("keys_at_power_on_reach_the_boot_menu") {
+    if !vm::can_run("keys_at_power_on_reach_the_boot_menu") {
         return;
     }
     let dir = work_dir("image-menu");
@@ -166,7 +165,7 @@ fn keys_at_power_on_reach_the_boot_menu() {
 
 #[test]
 fn a_release_that_does_not_come_up_is_left_for_the_other_slot() {
-    if !can_run("a_release_that_does_not_come_up_is_left_for_the_other_slot") {
+    if !vm::can_run("a_release_that_does_not_come_up_is_left_for_the_other_slot") {
         return;
     }
     let dir = work_dir("image-slots");
@@ -177,7 +176,11 @@ fn a_release_that_does_not_come_up_is_left_for_the_other_slot() {
 
     // A good release on trial proves itself.
     disk.set_environment("slot=b\ntries=3\nwords=panic=1 futago.log=console\n").unwrap();
-    let trial = boot(&dir, &hardware, &["starting slot b", "web console at https://198.51.100.13/"]);
+    let ready = "web console at https://198.51.100.13/";
+    let start = Instant::now();
+    let is_proved = || disk.environment().unwrap().lines().any(|line| line == "tries=");
+    let trial = boot_until(&dir, &hardware, &["starting slot b", ready], is_proved);
+    assert!(start.elapsed() > Duration::from_secs(30), "not before its services have run for a while");
     assert!(!trial.contains("did not come up"), "{trial}");
     let environment = disk.environment().unwrap();
     assert!(
@@ -204,8 +207,12 @@ fn a_release_that_does_not_come_up_is_left_for_the_other_slot() {
     // A kernel that can't be read costs no restart.
     disk.write_file("futago-b", "kernel", b"nothing").unwrap();
     disk.set_environment("slot=b\ntries=3\nwords=panic=1 futago.log=console\n").unwrap();
-    let console =
-        boot(&dir, &hardware, &["slot b can not be read", "web console at https://198.51.100.13/", fallback]);
+    let console = boot_until(
+        &dir,
+        &hardware,
+        &["slot b can not be read", "web console at https://198.51.100.13/", fallback],
+        || disk.environment().unwrap().contains("slot=a"),
+    );
     assert_eq!(console.matches("starting slot b").count(), 1, "{console}");
     assert!(disk.environment().unwrap().contains("slot=a"));
     std::fs::remove_dir_all(dir).unwrap();
@@ -216,11 +223,7 @@ fn a_release_that_does_not_come_up_is_left_for_the_other_slot() {
 #[test]
 #[ignore = "a measurement"]
 fn from_power_on_to_the_portal() {
-    if !can_run("from_power_on_to_the_portal") {
-        return;
-    }
-    vm::kernel().unwrap();
-    if !namespace::enter("from_power_on_to_the_portal") {
+    if !vm::can_run_in_namespace("from_power_on_to_the_portal") {
         return;
     }
     namespace::segment("segment", "198.51.100.1/24", &["tap-a"]).unwrap();

@@ -17,13 +17,7 @@ const CHAP: [&str; 4] = ["vm", "correct-horse-1", "futago", "battery-staple-2"];
 
 /// Inside the test's namespaces, on a machine that can run virtual machines.
 fn can_run(test: &str) -> bool {
-    if let Some(obstacle) = vm::obstacle() {
-        println!("{test}: skipped, no QEMU: {obstacle}");
-        return false;
-    }
-    // Downloaded on first use: from outside, as the namespace reaches nobody.
-    vm::kernel().unwrap();
-    if !namespace::enter(test) {
+    if !vm::can_run_in_namespace(test) {
         return false;
     }
     if !namespace::has_proc() {

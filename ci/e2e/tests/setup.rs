@@ -5,7 +5,6 @@
 use std::process::Command;
 use std::time::Duration;
 
-use futago_e2e::namespace;
 use futago_e2e::tools::{futago, run, wait_for, work_dir};
 use futago_e2e::vm::{self, Hardware, Machine};
 use serde_json::Value;
@@ -42,14 +41,10 @@ fn read_screen(machine: &Machine) -> Option<(String, String)> {
 #[test]
 fn an_appliance_that_was_told_nothing_is_set_up_over_the_network() {
     const TEST: &str = "an_appliance_that_was_told_nothing_is_set_up_over_the_network";
-    if let Some(obstacle) = vm::obstacle() {
-        println!("{TEST}: skipped, no QEMU: {obstacle}");
+    if !vm::can_run_in_namespace(TEST) {
         return;
     }
     let kernel = vm::kernel().unwrap();
-    if !namespace::enter(TEST) {
-        return;
-    }
     run("ip", &["link", "set", "lo", "up"]).unwrap();
     let dir = work_dir("setup");
     let forward = |port, address| format!("hostfwd=tcp:127.0.0.1:{port}-{address}:443");

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use futago_e2e::checker::{Load, reconnect};
 use futago_e2e::machines::{IQN, Machines, PORTAL};
-use futago_e2e::namespace;
 use futago_e2e::tools::{Random, work_dir};
 use futago_e2e::vm;
 
@@ -25,12 +24,7 @@ fn assert_in_order(console: &str, lines: &[&str]) {
 #[test]
 fn at_its_power_button_an_appliance_hands_over_and_goes_down_in_order() {
     const TEST: &str = "at_its_power_button_an_appliance_hands_over_and_goes_down_in_order";
-    if let Some(obstacle) = vm::obstacle() {
-        println!("{TEST}: skipped, no QEMU: {obstacle}");
-        return;
-    }
-    vm::kernel().unwrap();
-    if !namespace::enter(TEST) {
+    if !vm::can_run_in_namespace(TEST) {
         return;
     }
     let dir = work_dir("shutdown");

@@ -5,25 +5,13 @@
 use std::time::{Duration, Instant};
 
 use futago_e2e::machines::Machines;
-use futago_e2e::namespace;
 use futago_e2e::tools::{self, work_dir};
 use futago_e2e::vm::{self, Hardware, Machine};
 use serde_json::json;
 
-/// Inside the test's namespaces, on a machine that can run virtual machines.
-fn can_run(test: &str) -> bool {
-    if let Some(obstacle) = vm::obstacle() {
-        println!("{test}: skipped, no QEMU: {obstacle}");
-        return false;
-    }
-    // Downloaded on first use: from outside, as the namespace reaches nobody.
-    vm::kernel().unwrap();
-    namespace::enter(test)
-}
-
 #[test]
 fn an_appliance_boots_and_powers_off_at_its_button() {
-    if !can_run("an_appliance_boots_and_powers_off_at_its_button") {
+    if !vm::can_run_in_namespace("an_appliance_boots_and_powers_off_at_its_button") {
         return;
     }
     let dir = work_dir("vm-boot");
@@ -64,7 +52,9 @@ fn an_appliance_boots_and_powers_off_at_its_button() {
 
 #[test]
 fn a_host_works_through_the_death_of_an_appliance_and_the_loss_of_a_system_disk() {
-    if !can_run("a_host_works_through_the_death_of_an_appliance_and_the_loss_of_a_system_disk") {
+    if !vm::can_run_in_namespace(
+        "a_host_works_through_the_death_of_an_appliance_and_the_loss_of_a_system_disk",
+    ) {
         return;
     }
     let dir = work_dir("vm-failover");

@@ -30,12 +30,7 @@ fn ready(machine: &Machine, times: usize) {
 #[test]
 fn a_supervisor_that_hangs_is_restarted_with_its_machine_and_serves_again() {
     const TEST: &str = "a_supervisor_that_hangs_is_restarted_with_its_machine_and_serves_again";
-    if let Some(obstacle) = vm::obstacle() {
-        println!("{TEST}: skipped, no QEMU: {obstacle}");
-        return;
-    }
-    vm::kernel().unwrap();
-    if !namespace::enter(TEST) {
+    if !vm::can_run_in_namespace(TEST) {
         return;
     }
     namespace::segment("segment", "198.51.100.1/24", &["tap-a"]).unwrap();

@@ -13,10 +13,12 @@ use control::api::{Command, ResyncStatus, VolumeState};
 use control::names::Pattern;
 use control::settings::Role;
 use control::setup::{Disk, Door, Machine};
-use control::update::{Installation, SlotStatus};
+use control::update::{ClusterUpdate, ClusterUpdateState, Installation, NodeProgress, NodeStep, SlotStatus};
 use fake::{Fake, World};
 use futago_e2e::browser::Browser;
 use serde_json::json;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -88,6 +90,7 @@ fn an_administrator_at_the_console() {
     hand_over(&browser, &fake);
     volumes_and_targets(&browser, &fake, &url);
     pairing(&browser, &fake, &url);
+    update_all(&browser, dir.path(), &url);
     update(&browser, &fake, dir.path(), &url);
     change_password(&browser, &url);
     silence(&browser, &fake, &url);
@@ -197,8 +200,58 @@ fn first_password_and_sign_in(browser: &Browser, url: &str) {
     assert!(browser.url().ends_with("/nodes"), "back to where one wanted to go");
 }
 
-/// A file chosen in the browser arrives whole, and the page follows its installation.
-fn update(browser: &Browser, fake: &Fake, dir: &Path, url: &str) {
+/// An update for all nodes is refused while one does not answer; one that another node leads is followed.
+fn update_all(browser: &Browser, dir: &Path, url: &str) {
+    let file = dir.join("futago-0.2.0.update");
+    std::fs::write(&file, bundle()).unwrap();
+    browser.open(&format!("{url}/nodes"));
+    browser.wait_text("#panel-nodes", "witness");
+    browser.open(&format!("{url}/update"));
+    browser.wait_text("#panel-rollout", "knows of none");
+    browser.fill("#file-all", file.to_str().unwrap());
+    browser.click("input[name=without][value=witness]");
+    browser.click("#update-all");
+    browser.wait_text(".notice.bad", "Not begun: the console of node b");
+
+    let node = |name: &str, step| NodeProgress { name: name.into(), step };
+    let mut told = ClusterUpdate {
+        id: "1".into(),
+        release: "0.2.0".into(),
+        begun_at: 5,
+        leader: "b".into(),
+        moves: 1,
+        without: vec!["witness".into()],
+        state: ClusterUpdateState::Running,
+        text: "handing volume demo over to node b".into(),
+        nodes: vec![node("b", NodeStep::Updated), node("a", NodeStep::HandingOver)],
+    };
+    tell(dir, &told);
+    browser.wait_text("#panel-rollout", "Handing over");
+    browser.wait_text("#panel-rollout", "node b leads it");
+    picture(browser, "update-all");
+    told.state = ClusterUpdateState::Stopped;
+    told.text = "node a: it is not signed".into();
+    tell(dir, &told);
+    browser.wait_text("#panel-rollout", "node a: it is not signed");
+}
+
+/// As the console of another member does, by the cluster managers.
+fn tell(dir: &Path, update: &ClusterUpdate) {
+    let json = serde_json::to_string(update).unwrap();
+    let mut stream = UnixStream::connect(dir.join(control::paths::PEER_SOCKET)).unwrap();
+    let length = json.len();
+    write!(
+        stream,
+        "PUT /api/v1/update/cluster HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{json}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+fn bundle() -> Vec<u8> {
     let part = |len_bytes| update::Part { len_bytes, sha256: [0; 32] };
     let header = update::Header {
         version: "0.2.0".parse().unwrap(),
@@ -209,6 +262,12 @@ fn update(browser: &Browser, fake: &Fake, dir: &Path, url: &str) {
     };
     let mut content = header.signed_part().unwrap().to_vec();
     content.resize(update::HEADER_BYTES + 300_001, 7);
+    content
+}
+
+/// A file chosen in the browser arrives whole, and the page follows its installation.
+fn update(browser: &Browser, fake: &Fake, dir: &Path, url: &str) {
+    let content = bundle();
     let file = dir.join("futago-0.2.0.update");
     std::fs::write(&file, &content).unwrap();
 

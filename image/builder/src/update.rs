@@ -11,7 +11,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
-use update::{BundleError, Formats, Header, Part, PublicKey, Sha256, Version};
+use update::{BundleError, Formats, Header, Part, PublicKey, Version};
 
 /// The update is readable by all, the key by its owner.
 const MODE: u32 = 0o644;
@@ -151,17 +151,9 @@ pub fn build(request: &Request<'_>) -> Result<Header, UpdateError> {
 fn open(path: &Path) -> Result<(File, Part), UpdateError> {
     let measure = || {
         let mut file = File::open(path)?;
-        let mut sha256 = Sha256::new();
-        let mut memory = vec![0; 1 << 20];
-        let mut len_bytes: u64 = 0;
-        loop {
-            let len = file.read(&mut memory)?;
-            let Some(chunk) = memory.get(..len).filter(|chunk| !chunk.is_empty()) else { break };
-            sha256.update(chunk);
-            len_bytes = len_bytes.saturating_add(len as u64);
-        }
+        let part = Part::measure(&mut vec![0; 1 << 20], |memory| file.read(memory))?;
         file.seek(SeekFrom::Start(0))?;
-        Ok((file, Part { len_bytes, sha256: sha256.finish() }))
+        Ok((file, part))
     };
     measure().map_err(|source| UpdateError::Part { path: path.to_owned(), source })
 }

@@ -337,7 +337,7 @@ async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientE
             Report::new(&events, output::events(&events))
         }
         Command::SupportBundle { file } => support_bundle(client, file).await,
-        Command::Update(update) => update::run(client, args, update).await,
+        Command::Update(update) => update::run(client, update).await,
         Command::Restart => update::restart(client).await,
         Command::Fingerprint => {
             let sha256 = client.fingerprint().await?;
@@ -493,7 +493,7 @@ mod tests {
             "ctl support-bundle x.tar",
             "ctl update",
             "ctl update x.update --restart",
-            "ctl --url https://h update --rolling x.update --peer https://b=ab --without w",
+            "ctl --url https://h update --rolling x.update --without w",
             "ctl restart",
             "ctl --url https://h --insecure setup",
             "ctl setup --url https://h --code k7mf-2xq9 --name a --address 192.0.2.11/24",

@@ -1,17 +1,11 @@
-//! `futago ctl update` and `restart`: one node, or one after the other ([`update::rolling`]).
-//!
-//! Invariant: what is decided about several nodes is decided there; here it is looked at and carried out.
+//! `futago ctl update` and `restart`: one node; or all, which a node does ([`crate::cluster_update`]) and this looks at.
 
-use super::{CtlArguments, Report, password, trust};
-use crate::client::{Client, ClientError, Trust};
+use super::Report;
+use crate::client::{Client, ClientError, KnownUpdate};
 use clap::Args;
-use control::api::Status;
-use control::update::{Installation, UpdateStatus};
-use futures_util::future::join_all;
-use std::collections::{BTreeMap, BTreeSet};
+use control::update::{ClusterUpdateState, Installation, NodeStep, UpdateStatus};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use update::rolling::{Decision, Order, Rolling, View};
 use update::{Claimed, HEADER_BYTES};
 
 /// Between two looks.
@@ -20,8 +14,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(120);
 /// Time for a node to restart.
 const RESTART: Duration = Duration::from_secs(1800);
-/// Where an appliance's console is.
-const HTTPS: u16 = 443;
 
 /// Arguments of `update`.
 #[derive(Args, Debug)]
@@ -34,10 +26,6 @@ pub(super) struct UpdateArguments {
     /// Update every node of the cluster, one after the other: standby first, witness last
     #[arg(long, requires = "file", conflicts_with = "restart")]
     rolling: bool,
-    /// With --rolling: another node's console and its certificate, https://HOST[:PORT]=SHA256 (with --insecure, without
-    /// =SHA256, and by default the members' addresses); the password is the same
-    #[arg(long = "peer", value_name = "URL=SHA256", requires = "rolling")]
-    peers: Vec<String>,
     /// With --rolling: leave this node out
     #[arg(long, value_name = "NODE", requires = "rolling")]
     without: Vec<String>,
@@ -60,22 +48,14 @@ impl Bundle {
     }
 }
 
-pub(super) async fn run(
-    client: &Client,
-    args: &CtlArguments,
-    update: &UpdateArguments,
-) -> Result<Report, ClientError> {
+pub(super) async fn run(client: &Client, update: &UpdateArguments) -> Result<Report, ClientError> {
     let Some(file) = &update.file else {
         let status = client.update_status().await?;
         return Report::new(&status, output(&status));
     };
     let bundle = Bundle::read(file)?;
     if update.rolling {
-        if args.url.is_none() {
-            let text = "--rolling needs --url, from another machine: each node restarts, also the one that this runs on";
-            return Err(ClientError::new("invalid", text));
-        }
-        return rolling(client, args, update, &bundle).await;
+        return rolling(client, update, bundle).await;
     }
     let before = client.update_status().await?;
     client.upload_update(bundle.content).await?;
@@ -161,151 +141,52 @@ fn tell(last: &mut String, line: String) {
     }
 }
 
-async fn rolling(
-    client: &Client,
-    args: &CtlArguments,
-    update: &UpdateArguments,
-    bundle: &Bundle,
-) -> Result<Report, ClientError> {
-    let stopped =
-        |reason: String| ClientError::new("refused", format!("the rolling update stopped: {reason}"));
-    let nodes = consoles(client, args, update).await?;
-    let without: BTreeSet<String> = update.without.iter().cloned().collect();
-    let begun = Instant::now();
-    let mut machine = Rolling::plan(&bundle.release, &look(&nodes).await, &without).map_err(stopped)?;
-    let planned = machine.nodes().to_vec();
+/// One node leads it, and gives the lead away before its own turn: it is the others that are asked then, by the same console.
+async fn rolling(client: &Client, update: &UpdateArguments, bundle: Bundle) -> Result<Report, ClientError> {
+    let begun = client.update_cluster(bundle.content, &update.without).await?;
+    let planned: Vec<String> = begun
+        .nodes
+        .iter()
+        .filter(|node| node.step != NodeStep::Updated)
+        .map(|node| node.name.clone())
+        .collect();
     let mut told = String::new();
-    tell(&mut told, format!("release {} for: {}", bundle.release, list(&planned)));
+    tell(&mut told, format!("release {} for: {}", begun.release, list(&planned)));
+    let mut heard = Instant::now();
     loop {
-        match machine.poll(&look(&nodes).await, begun.elapsed()) {
-            Decision::Wait(why) => {
-                tell(&mut told, why);
-                tokio::time::sleep(PERIOD).await;
-            }
-            Decision::Do(order) => {
-                tell(&mut told, say(&order));
-                if let Err(error) = carry_out(&nodes, &order, bundle).await {
-                    machine.handle_failure(&error.message);
+        match client.cluster_update().await {
+            Ok(KnownUpdate { update: Some(update), silent_s: 0 }) if update.id == begun.id => {
+                heard = Instant::now();
+                match update.state {
+                    ClusterUpdateState::Running => tell(&mut told, update.text),
+                    ClusterUpdateState::Finished => {
+                        let report = serde_json::json!({ "release": update.release, "updated": planned });
+                        let human = format!("{}; updated: {}\n", update.text, list(&planned));
+                        return Report::new(&report, human);
+                    }
+                    ClusterUpdateState::Stopped => {
+                        let text = format!("the rolling update stopped: {}", update.text);
+                        return Err(ClientError::new("refused", text));
+                    }
                 }
             }
-            Decision::Finished => {
-                let report = serde_json::json!({ "release": bundle.release, "updated": planned });
-                let human =
-                    format!("every node runs release {}; updated: {}\n", bundle.release, list(&planned));
-                return Report::new(&report, human);
+            Ok(KnownUpdate { update: Some(update), .. }) if update.begun_at > begun.begun_at => {
+                return Err(ClientError::new("refused", "another update of all nodes was begun"));
             }
-            Decision::Stopped(reason) => return Err(stopped(reason)),
+            // The node restarts, or has not been told yet.
+            Ok(_) | Err(_) if heard.elapsed() < RESTART => {}
+            Ok(_) => {
+                let text = "the node that leads the update says nothing: look at the pages of all nodes";
+                return Err(ClientError::new("timed_out", text));
+            }
+            Err(error) => return Err(error),
         }
+        tokio::time::sleep(PERIOD).await;
     }
 }
 
 fn list(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-fn say(order: &Order) -> String {
-    match order {
-        Order::Install { node } => format!("node {node}: sending the update"),
-        Order::HandOver { volume, to } => format!("handing volume {volume} over to node {to}"),
-        Order::Restart { node } => format!("node {node}: restarting"),
-    }
-}
-
-async fn carry_out(
-    nodes: &BTreeMap<String, Client>,
-    order: &Order,
-    bundle: &Bundle,
-) -> Result<(), ClientError> {
-    let find = |node: &str| {
-        nodes
-            .get(node)
-            .ok_or_else(|| ClientError::new("invalid", format!("no console of node {node} is known")))
-    };
-    match order {
-        Order::Install { node } => find(node)?.upload_update(bundle.content.clone()).await,
-        Order::HandOver { volume, to } => find(to)?.hand_over(volume, Some(to)).await,
-        Order::Restart { node } => find(node)?.restart().await,
-    }
-}
-
-/// The consoles of all nodes, by the names that they give themselves.
-async fn consoles(
-    client: &Client,
-    args: &CtlArguments,
-    update: &UpdateArguments,
-) -> Result<BTreeMap<String, Client>, ClientError> {
-    let status = client.status().await?;
-    let mut peers = Vec::new();
-    for peer in &update.peers {
-        peers.push(console(args, peer)?);
-    }
-    if update.peers.is_empty() && args.insecure {
-        let members = status.cluster.iter().flat_map(|cluster| &cluster.members);
-        for member in members.filter(|member| member.name != status.node) {
-            let url = format!("https://{}", std::net::SocketAddr::new(member.address, HTTPS));
-            peers.push(Client::remote(&url, &args.user, &password(args)?, Trust::Anyone)?);
-        }
-    }
-    let mut nodes = BTreeMap::from([(status.node.clone(), client.clone())]);
-    for peer in peers {
-        // One that does not answer is missed by its name, and named then.
-        if let Ok(said) = peer.status().await {
-            admit(&mut nodes, &status, said, peer)?;
-        }
-    }
-    Ok(nodes)
-}
-
-/// Takes a console that says `said` for one of the cluster that the first one is in.
-fn admit<C>(
-    nodes: &mut BTreeMap<String, C>,
-    first: &Status,
-    said: Status,
-    console: C,
-) -> Result<(), ClientError> {
-    let invalid = |text: String| ClientError::new("invalid", text);
-    // Without one, the plan says so.
-    if let Some(cluster) = &first.cluster {
-        update::rolling::belongs(cluster, &said).map_err(invalid)?;
-    }
-    if nodes.contains_key(&said.node) {
-        return Err(invalid(format!("two of the consoles are that of node {}", said.node)));
-    }
-    nodes.insert(said.node, console);
-    Ok(())
-}
-
-/// From `URL=SHA256`.
-fn console(args: &CtlArguments, peer: &str) -> Result<Client, ClientError> {
-    let (url, fingerprint) = match peer.split_once('=') {
-        Some((url, fingerprint)) => (url, Some(fingerprint)),
-        None => (peer, None),
-    };
-    let trust = trust("--peer needs URL=SHA256", fingerprint, args.insecure)?;
-    Client::remote(url, &args.user, &password(args)?, trust)
-}
-
-/// What all of them say now, asked at once: answers one after the other would be of different moments.
-async fn look(nodes: &BTreeMap<String, Client>) -> View {
-    let ask = async |(name, client): (&String, &Client)| {
-        let (status, update) = tokio::join!(soon(client.status()), soon(client.update_status()));
-        (name.clone(), status, update)
-    };
-    let mut view = View::default();
-    for (name, status, update) in join_all(nodes.iter().map(ask)).await {
-        if let Some(status) = status {
-            view.statuses.insert(name.clone(), status);
-        }
-        if let Some(update) = update {
-            view.nodes.insert(name, update);
-        }
-    }
-    view
-}
-
-/// A node that goes down answers nobody: it is looked at again later.
-async fn soon<T>(answer: impl Future<Output = Result<T, ClientError>>) -> Option<T> {
-    tokio::time::timeout(PERIOD * 10, answer).await.ok()?.ok()
 }
 
 fn output(status: &UpdateStatus) -> String {
@@ -335,38 +216,6 @@ fn output(status: &UpdateStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::api::{ClusterStatus, MemberStatus};
-    use control::settings::Role;
-
-    fn status(node: &str, cluster: Option<&str>) -> Status {
-        let member = |name: &str| MemberStatus {
-            name: name.to_owned(),
-            role: Role::Data,
-            online: true,
-            address: "192.0.2.1".parse().unwrap(),
-            ports: Default::default(),
-            serving: false,
-            free: base::ByteCount(0),
-            capacity: base::ByteCount(0),
-        };
-        let cluster = cluster.map(|id| ClusterStatus {
-            id: id.to_owned(),
-            generation: 1,
-            leader: None,
-            quorum: true,
-            members: ["a", "b", "witness"].map(member).into(),
-            portal: None,
-        });
-        Status {
-            node: node.to_owned(),
-            cluster,
-            volumes: vec![],
-            targets: vec![],
-            sessions: vec![],
-            services: vec![],
-            problems: vec![],
-        }
-    }
 
     #[test]
     fn an_installation_ends_with_the_start_that_it_began_in() {
@@ -386,24 +235,5 @@ mod tests {
         for installation in [None, Some(writing), Some(installed)] {
             assert!(seen("2", installation).unwrap_err().contains("restarted while it installed"));
         }
-    }
-
-    #[test]
-    fn a_console_is_taken_once_and_only_of_this_cluster() {
-        let first = status("a", Some("1"));
-        let mut nodes = BTreeMap::from([("a".to_owned(), 0)]);
-        for (said, expected) in [
-            (status("b", Some("2")), "node b is in another cluster, 2, not in 1"),
-            (status("b", None), "node b is in no cluster"),
-            (status("c", Some("1")), "node c is no member of the cluster"),
-            (status("a", Some("1")), "two of the consoles are that of node a"),
-        ] {
-            let error = admit(&mut nodes, &first, said, 1).unwrap_err();
-            assert_eq!((&*error.kind, &*error.message), ("invalid", expected));
-        }
-        admit(&mut nodes, &first, status("b", Some("1")), 2).unwrap();
-        let error = admit(&mut nodes, &first, status("b", Some("1")), 3).unwrap_err();
-        assert!(error.message.contains("two of the consoles"), "{error}");
-        assert_eq!(nodes, BTreeMap::from([("a".to_owned(), 0), ("b".to_owned(), 2)]));
     }
 }

@@ -97,6 +97,8 @@ fn routes() -> Vec<Route> {
         guarded POST "/api/v1/pairing/join" => cluster::join;
         guarded GET "/api/v1/update" => update::status;
         guarded POST "/api/v1/update" => update::upload;
+        guarded GET "/api/v1/update/cluster" => update::cluster_status;
+        guarded POST "/api/v1/update/cluster" => update::begin_cluster;
         guarded POST "/api/v1/restart" => update::restart;
         guarded GET "/metrics" => metrics::metrics;
     }
@@ -117,6 +119,21 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route_layer(from_fn_with_state(app.clone(), guard::admit))
         .merge(open)
         .merge(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::extract::DefaultBodyLimit::max(MOST_BYTES))
+}
+
+/// What other members may ask for without a password: no more than an update of all nodes takes. How a member is known is the
+/// cluster manager's matter.
+pub(crate) fn peer_router() -> Router<Shared> {
+    Router::new()
+        .route("/api/v1/status", on(MethodFilter::GET, status::status))
+        .route("/api/v1/update", on(MethodFilter::GET, update::status).on(MethodFilter::POST, update::upload))
+        .route("/api/v1/update/cluster", on(MethodFilter::PUT, update::hear_cluster))
+        .route("/api/v1/update/cluster/lead", on(MethodFilter::POST, update::lead_cluster))
+        .route("/api/v1/restart", on(MethodFilter::POST, update::restart))
+        .route("/api/v1/volumes/{name}/handover", on(MethodFilter::POST, volumes::hand_over))
+        .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(MOST_BYTES))
 }

@@ -15,6 +15,7 @@ mod machine;
 mod nodes;
 pub(crate) mod panels;
 mod releases;
+mod rollout;
 mod shell;
 mod targets;
 mod update;
@@ -72,6 +73,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
             // A stream into a file with a limit of its own.
             get(update::page).post(update::upload).layer(axum::extract::DefaultBodyLimit::disable()),
         )
+        .route("/update/all", post(update::upload_for_all).layer(axum::extract::DefaultBodyLimit::disable()))
         .route("/restart", get(update::ask_restart).post(update::restart))
         .route("/events", get(events::page))
         .route("/events/stream", get(sse::stream))

@@ -1,8 +1,8 @@
 //! The panels: parts of pages that [`crate::sse`] keeps fresh. Each is one template under `templates/panels`,
 //! rendered from one [`Snapshot`] and nothing else, so that every viewer sees the same.
 
-use super::releases;
 use super::words::{self, State};
+use super::{releases, rollout};
 use crate::text;
 use crate::watch::Snapshot;
 use askama::Template;
@@ -23,6 +23,7 @@ pub(crate) struct Panels {
     pub(crate) connect: String,
     pub(crate) services: String,
     pub(crate) update: String,
+    pub(crate) rollout: String,
     pub(crate) events: String,
     /// For screen readers: changes only when there is something to say.
     pub(crate) announce: String,
@@ -30,7 +31,7 @@ pub(crate) struct Panels {
 
 impl Panels {
     /// Each with the id of the element that holds it.
-    pub(crate) fn parts(&self) -> [(&'static str, &str); 8] {
+    pub(crate) fn parts(&self) -> [(&'static str, &str); 9] {
         [
             ("panel-headline", &self.headline),
             ("panel-volumes", &self.volumes),
@@ -38,6 +39,7 @@ impl Panels {
             ("panel-connect", &self.connect),
             ("panel-services", &self.services),
             ("panel-update", &self.update),
+            ("panel-rollout", &self.rollout),
             ("panel-events", &self.events),
             ("panel-announce", &self.announce),
         ]
@@ -237,6 +239,7 @@ pub(crate) fn render(seen: &Snapshot) -> Result<Panels, askama::Error> {
         }
         .render()?,
         update: releases::panel(seen).render()?,
+        rollout: rollout::panel(seen).render()?,
         events: EventsPanel {
             events: seen.events.iter().rev().take(RECENT).map(EventRow::of).collect(),
             stale,

@@ -60,10 +60,15 @@ pub fn free_port(address: IpAddr) -> u16 {
 
 /// Settings of a data node `a` on this machine, written to `dir`.
 pub fn settings(dir: &Path) -> Settings {
+    settings_of(dir, "a")
+}
+
+/// Likewise, of a node of that name.
+pub fn settings_of(dir: &Path, name: &str) -> Settings {
     let address: IpAddr = "127.0.0.1".parse().unwrap();
     let settings = Settings {
         version: 1,
-        name: "a".into(),
+        name: name.into(),
         role: Role::Data,
         address,
         ports: Ports { web: free_port(address), ..Ports::default() },

@@ -5,8 +5,9 @@ use control::api::Command;
 use control::paths;
 use control::settings::Role;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 use transport::{Endpoint, Identity, Protocol};
 
@@ -67,6 +68,41 @@ fn a_stranger_is_refused_and_disturbs_nobody() {
         let _ended = stream.read_to_end(&mut rest);
     }
     nodes[2].done(&Command::CreateTarget { iqn: super::fixture::IQN.into() });
+}
+
+/// Asks the tunnel socket of `from` for `name`: its answer, and what a word comes to that is sent then.
+fn through(from: &TestNode, name: &str) -> (String, String) {
+    let stream = UnixStream::connect(from.dir.join(paths::TUNNEL_SOCKET)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    writeln!(&stream, "{name}").unwrap();
+    let mut reader = BufReader::new(&stream);
+    let (mut answer, mut rest) = (String::new(), String::new());
+    reader.read_line(&mut answer).unwrap();
+    if answer == "ok\n" && write!(&stream, "hello").is_ok() {
+        let _gone = stream.shutdown(std::net::Shutdown::Write);
+        let _gone = reader.read_to_string(&mut rest);
+    }
+    (answer.trim().to_owned(), rest)
+}
+
+#[test]
+fn consoles_reach_each_other_through_the_managers_and_nobody_else() {
+    let nodes = trio(33);
+    let console = UnixListener::bind(nodes[1].dir.join(paths::PEER_SOCKET)).unwrap();
+    let echo = std::thread::spawn(move || {
+        let (mut stream, _) = console.accept().unwrap();
+        let mut word = String::new();
+        stream.read_to_string(&mut word).unwrap();
+        write!(stream, "{word} from b").unwrap();
+    });
+    eventually("b is known", || nodes[2].status().cluster.filter(|c| c.members.len() == 3));
+    assert_eq!(through(&nodes[2], "b"), ("ok".into(), "hello from b".into()));
+    echo.join().unwrap();
+    assert_eq!(through(&nodes[0], "witness"), ("ok".into(), String::new()), "it has no console");
+    for name in ["a", "zz", "b/../a", ""] {
+        let (answer, rest) = through(&nodes[0], name);
+        assert!(answer.contains("is no other member") && rest.is_empty(), "{answer}");
+    }
 }
 
 #[test]

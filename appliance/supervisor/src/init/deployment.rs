@@ -159,7 +159,10 @@ impl Deployment {
             web: true,
         };
         settings.validate().context("the deployment's properties")?;
-        Ok(settings)
+        match settings.network_faults().into_iter().next() {
+            Some(fault) => Err(fault).context("the deployment's properties"),
+            None => Ok(settings),
+        }
     }
 
     /// Stores the administrator's password below `state_dir`, unless there is one.

@@ -116,6 +116,14 @@ fn what_can_not_be_used_is_named() {
             vec![("hostname", "a"), ("address", "192.0.2.11/24"), ("mirror_address", "192.0.2.11/24")],
             "mirror",
         ),
+        // As when it is typed at the console or in the wizard.
+        (vec![("hostname", "a"), ("address", "192.0.2.0/24")], "address"),
+        (vec![("hostname", "a"), ("address", "127.0.0.1/8")], "address"),
+        (vec![("hostname", "a"), ("address", "192.0.2.11/24"), ("gateway", "192.0.3.1")], "gateway"),
+        (
+            vec![("hostname", "a"), ("address", "192.0.2.11/24"), ("mirror_address", "192.0.2.12/24")],
+            "mirror",
+        ),
     ] {
         let error = parse(&properties).unwrap().settings(&adapters(), disks()).unwrap_err();
         assert!(format!("{error:#}").contains(part), "{properties:?}: {error:#}");

@@ -13,12 +13,13 @@ mod console;
 mod deployment;
 pub(crate) mod disk_links;
 mod factory_reset;
-mod guest;
+pub(crate) mod guest;
 mod lease;
 mod memory;
 mod modules;
 mod mounts;
 mod power;
+mod proof;
 mod repair;
 mod settings;
 mod setup;
@@ -234,9 +235,13 @@ fn installer(command_line: &CommandLine) -> Arc<Installer> {
     })
 }
 
-/// In a thread of its own: a disk that hangs must not hold up the services.
+/// Once the release has proved itself. In a thread of its own: a disk that hangs must not hold up the services.
 fn confirm_slot(command_line: CommandLine, installer: Arc<Installer>) {
+    if command_line.slot.is_none() {
+        return;
+    }
     let spawned = std::thread::Builder::new().name("confirm-slot".into()).spawn(move || {
+        proof::wait(Path::new(STATE_DIR));
         if let Err(error) = slots::confirm(&command_line) {
             say(&format!("futago: could not tell the boot loader that this slot works: {error:#}"));
         }

@@ -9,9 +9,11 @@
 use super::console::show_for_now;
 use super::lease::Borrower;
 use super::{disk_links, settings};
+use crate::cgroup::{self, Groups};
 use crate::child;
 use crate::logs::{ServiceLog, capture};
 use crate::node::{self, write_atomically};
+use crate::plan::SETUP;
 use ::control::paths;
 use ::control::setup::{Disk, Door, Machine};
 use anyhow::Context;
@@ -43,7 +45,8 @@ pub(crate) async fn run(dir: &Path, exe: &Path, echo: Option<File>) -> anyhow::R
     let mut setup = Setup {
         dir: dir.to_owned(),
         exe: exe.to_owned(),
-        log: ServiceLog::open("setup", dir.join(paths::LOG_DIR).join("setup.log"), echo)
+        groups: Groups::below(Path::new(cgroup::ROOT)),
+        log: ServiceLog::open(SETUP.name, dir.join(paths::LOG_DIR).join("setup.log"), echo)
             .context("log writer")?,
         adapter: None,
         described: None,
@@ -95,6 +98,7 @@ impl Drop for Console {
 struct Setup {
     dir: PathBuf,
     exe: PathBuf,
+    groups: Groups,
     log: Arc<ServiceLog>,
     adapter: Option<Adapter>,
     /// What the console was told of the machine last.
@@ -156,7 +160,8 @@ impl Setup {
     fn start(&mut self, lease: Lease) -> anyhow::Result<()> {
         // What the console before has written is no way in any more.
         let _ = std::fs::remove_file(self.dir.join(paths::SETUP_DOOR));
-        let process = child::spawn(&self.exe, &["setup"], &self.dir).context("set-up console")?;
+        let process = child::spawn(&self.exe, SETUP.command, &self.dir).context("set-up console")?;
+        self.groups.place(&SETUP, process.pid);
         for pipe in process.output {
             tokio::spawn(capture(pipe, Arc::clone(&self.log)));
         }
@@ -169,6 +174,7 @@ impl Setup {
         while let Some((pid, status)) = child::reap(None) {
             if self.console.as_ref().is_some_and(|console| console.pid == pid) {
                 tracing::info!("the set-up console has ended: {}", child::describe(Some(status)));
+                self.groups.clear(SETUP.name);
                 self.console = None;
                 self.start_after = Instant::now() + RESTART;
             }

@@ -1,7 +1,7 @@
 //! The release that was booted, and the boot loader's count of tries.
 //!
 //! GRUB counts `tries` down each time that it starts a slot which has not proved itself (`firmware-config/grub/grub.cfg`);
-//! once the services run, the slot has, and the count is emptied. Nothing here can stop a node: a slot that could
+//! once it has ([`super::proof`]) the count is emptied. Nothing here can stop a node: a slot that could
 //! not be confirmed is tried again, or left for the other one.
 
 use super::command_line::{Boot, CommandLine};

@@ -82,7 +82,7 @@ fn check_boot(disk: &impl Boot) -> anyhow::Result<()> {
     if variables.get("slot").map(String::as_str) == Some(disk.running().letter())
         && variables.get("tries").is_some_and(|tries| !tries.is_empty())
     {
-        bail!("the release that runs has not proved itself yet: not all of its services have run");
+        bail!("the release that runs has not proved itself yet: its services have not run long enough");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use update::slots::{INITRAMFS, KERNEL, SLOT_BYTES};
-use update::{Header, Part, Sha256};
+use update::{Header, Part};
 
 /// More than boot sector, both tables and the root folder take.
 const TABLES_BYTES: usize = 1 << 20;
@@ -87,17 +87,12 @@ fn compare<S: Storage>(
     advance: &mut dyn FnMut(u64),
 ) -> anyhow::Result<()> {
     let mut file = volume.root_dir().open_file(name)?;
-    let mut sha256 = Sha256::new();
-    let mut memory = vec![0; CHUNK_BYTES];
-    let mut len_bytes: u64 = 0;
-    loop {
-        let len = file.read(&mut memory)?;
-        let Some(chunk) = memory.get(..len).filter(|chunk| !chunk.is_empty()) else { break };
-        sha256.update(chunk);
-        len_bytes = len_bytes.saturating_add(len as u64);
-        advance(len as u64);
-    }
-    if len_bytes != part.len_bytes || sha256.finish() != part.sha256 {
+    let found = Part::measure(&mut vec![0; CHUNK_BYTES], |memory| {
+        let len_bytes = file.read(memory)?;
+        advance(len_bytes as u64);
+        Ok::<_, io::Error>(len_bytes)
+    })?;
+    if found != *part {
         bail!("other bytes came back");
     }
     Ok(())

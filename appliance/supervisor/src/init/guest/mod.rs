@@ -22,19 +22,18 @@ use message::{Channel, Door};
 use nics::Nic;
 use orders::{Facts, Orders, Output, Power};
 use rustix::process::Signal;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Wait for the next order when there was none.
 const POLL: Duration = Duration::from_secs(1);
-/// How often the host is told about the guest.
+/// How often the host is told about the guest, while its state stays the same.
 const REFRESH: Duration = Duration::from_secs(30);
 /// First and longest wait before a channel that failed is opened anew.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// What the machine is about, for the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum State {
     Starting,
     NoSettings,
@@ -42,14 +41,34 @@ pub(crate) enum State {
     Stopping,
 }
 
-/// By its number.
-const STATES: &[&str] = &["starting", "waiting for settings", "running", "stopping"];
+impl State {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::NoSettings => "waiting for settings",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+        }
+    }
+}
 
-static STATE: AtomicU8 = AtomicU8::new(State::Starting as u8);
+static STATE: Mutex<State> = Mutex::new(State::Starting);
+static CHANGED: Condvar = Condvar::new();
 
-/// From now on the host is told this.
-pub(crate) fn tell(state: State) {
-    STATE.store(state as u8, Ordering::Relaxed);
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on the host is told this, beginning at once: whoever goes down may say so before it ends anything.
+pub(crate) fn tell(new: State) {
+    *state() = new;
+    CHANGED.notify_all();
+}
+
+/// Until the state is another one than `told`, at most for `time`.
+fn pause(told: State, time: Duration) {
+    let is_told = |state: &mut State| *state == told;
+    drop(CHANGED.wait_timeout_while(state(), time, is_told));
 }
 
 /// Talks with the host for ever, if it is VMware.
@@ -64,8 +83,7 @@ fn talk() {
     let (mut wait, mut told) = (BACK_OFF.0, false);
     loop {
         let began = Instant::now();
-        let ended = backdoor::open()
-            .and_then(|mut door| converse(&mut door, &mut signal_self, &mut std::thread::sleep));
+        let ended = backdoor::open().and_then(|mut door| converse(&mut door, &mut signal_self, &mut pause));
         if began.elapsed() > BACK_OFF.1 {
             (wait, told) = (BACK_OFF.0, false);
         }
@@ -92,10 +110,10 @@ fn signal_self(power: Power) {
 fn converse(
     door: &mut dyn Door,
     end: &mut dyn FnMut(Power),
-    sleep: &mut dyn FnMut(Duration),
+    pause: &mut dyn FnMut(State, Duration),
 ) -> anyhow::Result<()> {
     let orders_from = Channel::open(door, message::ORDERS)?;
-    let ended = obey(door, &orders_from, end, sleep);
+    let ended = obey(door, &orders_from, end, pause);
     // It failed already: whether the host hears of its end does not matter.
     let _ = orders_from.close(door);
     ended
@@ -105,11 +123,11 @@ fn obey(
     door: &mut dyn Door,
     channel: &Channel,
     end: &mut dyn FnMut(Power),
-    sleep: &mut dyn FnMut(Duration),
+    pause: &mut dyn FnMut(State, Duration),
 ) -> anyhow::Result<()> {
     let mut orders = Orders::default();
     let mut answer = Vec::new();
-    let mut told: Option<Instant> = None;
+    let mut told: Option<(State, Instant)> = None;
     loop {
         // Each look begins with the answer to the order before; an empty one says that the guest is there.
         channel.send(door, &answer)?;
@@ -137,13 +155,15 @@ fn obey(
             told = if orders.wants_news() { None } else { told };
             continue;
         }
-        if orders.is_registered() && told.is_none_or(|at| at.elapsed() >= REFRESH) {
+        let now = *state();
+        let is_old = |(state, at): (State, Instant)| state != now || at.elapsed() >= REFRESH;
+        if orders.is_registered() && told.is_none_or(is_old) {
             for request in orders::news(&facts()) {
                 request_once(door, &request)?;
             }
-            told = Some(Instant::now());
+            told = Some((now, Instant::now()));
         }
-        sleep(POLL);
+        pause(now, POLL);
     }
 }
 
@@ -163,12 +183,11 @@ fn request_once(door: &mut dyn Door, request: &[u8]) -> anyhow::Result<()> {
 
 /// What is so at this moment; what can't be found out is left out.
 fn facts() -> Facts {
-    let state = STATES.get(usize::from(STATE.load(Ordering::Relaxed)));
     let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
     Facts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         uptime: Duration::from_secs(uptime.unsigned_abs()),
-        state: state.copied().unwrap_or_default(),
+        state: state().words(),
         nics: nics().unwrap_or_default(),
     }
 }

@@ -126,6 +126,11 @@ impl Door for Host {
 
 /// Until the host is dead: what the guest was told to do.
 fn talk_with(host: &mut Host) -> (Vec<Power>, anyhow::Error) {
+    talk_and(host, &mut |_| {})
+}
+
+/// Likewise; `pause` is told the number of each pause.
+fn talk_and(host: &mut Host, pause: &mut dyn FnMut(u32)) -> (Vec<Power>, anyhow::Error) {
     let (mut ended, mut looks) = (Vec::new(), 0);
     let error = {
         // A host that has nothing more to say dies after a few looks.
@@ -139,11 +144,12 @@ fn talk_with(host: &mut Host) -> (Vec<Power>, anyhow::Error) {
             }
         }
         let over = std::cell::Cell::new(false);
-        let mut sleep = |_| {
+        let mut pause = |_, _| {
             looks += 1;
+            pause(looks);
             over.set(looks >= 3);
         };
-        converse(&mut Mortal(host, &over), &mut |power| ended.push(power), &mut sleep).unwrap_err()
+        converse(&mut Mortal(host, &over), &mut |power| ended.push(power), &mut pause).unwrap_err()
     };
     (ended, error)
 }
@@ -172,6 +178,24 @@ fn a_host_sees_the_guest_and_shuts_it_down() {
     }
     // Each request had a channel of its own, and closed it.
     assert_eq!(host.channels.len(), 1, "that of the orders, which the host had let die");
+}
+
+#[test]
+fn a_machine_that_goes_down_says_so_at_once() {
+    let mut host = host(&["reset", "Capabilities_Register"]);
+    tell(State::Running);
+    talk_and(&mut host, &mut |pause| {
+        if pause == 1 {
+            tell(State::Stopping);
+        }
+    });
+    let requests = host.requests.iter().map(|request| String::from_utf8_lossy(request).into_owned());
+    let told: Vec<String> =
+        requests.filter_map(|request| Some(request.split_once("futago.state ")?.1.to_owned())).collect();
+    assert_eq!(told, ["running", "stopping"], "long before the next refresh, and once");
+    let begun = Instant::now();
+    pause(State::Running, POLL * 30);
+    assert!(begun.elapsed() < POLL, "a change ends the wait, also one that came before it");
 }
 
 #[test]
