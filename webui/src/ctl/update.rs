@@ -345,6 +345,7 @@ mod tests {
             online: true,
             address: "192.0.2.1".parse().unwrap(),
             ports: Default::default(),
+            votes: true,
             serving: false,
             free: base::ByteCount(0),
             capacity: base::ByteCount(0),
