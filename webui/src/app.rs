@@ -154,6 +154,7 @@ fn name_of(command: &Command) -> &'static str {
         Command::CreateCluster { .. } => "create cluster",
         Command::OfferPairing => "offer pairing",
         Command::Pair { .. } => "pair",
+        Command::RemoveMember { .. } => "remove member",
         Command::CreateVolume { .. } => "create volume",
         Command::GrowVolume { .. } => "grow volume",
         Command::DeleteVolume { .. } => "delete volume",

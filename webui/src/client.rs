@@ -232,6 +232,11 @@ impl Client {
         self.change(Method::POST, "/api/v1/pairing/join", &body).await
     }
 
+    /// Takes a node out of the cluster. Returns when it is committed and the node has no vote any more.
+    pub async fn remove_member(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/api/v1/nodes/{}", segment(name))).await
+    }
+
     /// A new volume on every data node.
     pub async fn create_volume(
         &self,

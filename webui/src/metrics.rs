@@ -51,6 +51,10 @@ fn cluster(page: &mut Page, status: &Status) {
     for m in &cluster.members {
         page.sample("futago_node_online", &[("node", &m.name)], u8::from(m.online));
     }
+    page.family("futago_node_votes", "gauge", "The node has a vote.");
+    for m in &cluster.members {
+        page.sample("futago_node_votes", &[("node", &m.name)], u8::from(m.votes));
+    }
     page.family("futago_node_serving", "gauge", "The node serves at least one volume.");
     for m in &cluster.members {
         page.sample("futago_node_serving", &[("node", &m.name)], u8::from(m.serving));

@@ -92,6 +92,14 @@ async fn drive(client: &Client, fake: &Fake) {
     client.join("127.0.0.12:7780".parse().unwrap(), &offer.code).await.unwrap();
     assert_eq!(client.join("127.0.0.12:7780".parse().unwrap(), "0-0").await.unwrap_err().kind, "refused");
     assert_eq!(client.create_cluster("127.0.0.50:3260".parse().unwrap()).await.unwrap_err().kind, "exists");
+    let names = async || {
+        let members = client.status().await.unwrap().cluster.unwrap().members;
+        members.into_iter().map(|member| member.name).collect::<Vec<_>>()
+    };
+    assert_eq!(client.remove_member("none").await.unwrap_err().kind, "not_found");
+    assert_eq!(names().await, ["a", "b", "witness"]);
+    client.remove_member("witness").await.unwrap();
+    assert_eq!(names().await, ["a", "b"]);
     let seen = fake.edit(|w| w.commands.clone());
     assert!(seen.contains(&Command::HandOver { volume: "demo".into(), to: Some("b".into()) }));
 

@@ -47,6 +47,8 @@ pub enum EpochReason {
     Grown,
     /// The size changed (S22).
     Resized,
+    /// A copy came, or went with the node that held it.
+    Copies,
 }
 
 /// A change of one volume's configuration, applied only where `expected` is still the volume's epoch

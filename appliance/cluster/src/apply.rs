@@ -1,11 +1,12 @@
-//! Applying a committed command: members and volumes come and go. (Targets: [`crate::targets`].)
+//! Applying a committed command: the cluster begins, volumes come and go. (Members: [`crate::members`]; targets:
+//! [`crate::targets`].)
 
 use crate::command::{Command, Outcome, Refusal, RefusalKind, Severity};
+use crate::members::check_member;
 use crate::state::{ClusterIdentity, ClusterState, MAX_VOLUME_BYTES, SIZE_UNIT_BYTES, VolumeEntry};
 use alloc::{collections::BTreeMap, format, string::String};
 use base::{
-    ByteCount, ClusterId, CommittedReservations, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig,
-    VolumeId,
+    ByteCount, ClusterId, CommittedReservations, Epoch, EpochReason, InstanceId, VolumeConfig, VolumeId,
 };
 use control::link::Member;
 use control::settings::{TIME_SCALES, is_name};
@@ -14,9 +15,6 @@ use core::net::SocketAddr;
 
 /// What comes of a command.
 pub(crate) type Applied = Result<Outcome, Refusal>;
-
-/// Most data nodes of a cluster.
-const MAX_DATA_NODES: usize = 3;
 
 impl ClusterState {
     /// Applies one committed command. The same commands in the same order make the same state on every node.
@@ -27,6 +25,7 @@ impl ClusterState {
             }
             Command::AddMember(member) => self.add_member(member),
             Command::RemoveMember { node } => self.remove_member(*node),
+            Command::AddCopy { volume, node } => self.add_copy(*volume, *node),
             Command::CreateVolume { id, name, size, write_back, presentation } => {
                 self.create_volume(*id, name, *size, *write_back, *presentation)
             }
@@ -91,58 +90,6 @@ impl ClusterState {
         self.cluster = Some(ClusterIdentity { id, generation: 1, portal, time_scale_percent });
         self.members.insert(first.node, first.clone());
         Ok(Outcome::told(Severity::Info, format!("Cluster {id} was created by {}.", first.name)))
-    }
-
-    fn add_member(&mut self, member: &Member) -> Applied {
-        self.need_cluster()?;
-        check_member(member)?;
-        if self.members.get(&member.node) == Some(member) {
-            return Ok(Outcome::done());
-        }
-        if self.members.contains_key(&member.node) {
-            return refuse(
-                RefusalKind::Exists,
-                format!("node {} is a member already, with other data", member.name),
-            );
-        }
-        if self.member_named(&member.name).is_some() {
-            return refuse(RefusalKind::Exists, format!("a member named {} exists", member.name));
-        }
-        if let Some(other) = self.members.values().find(|m| m.cluster_address == member.cluster_address) {
-            let text =
-                format!("{} has the address {} of {}", member.name, member.cluster_address, other.name);
-            return refuse(RefusalKind::Exists, text);
-        }
-        if member.data && self.data_nodes().len() >= MAX_DATA_NODES {
-            return refuse(
-                RefusalKind::Invalid,
-                format!("a cluster has at most {MAX_DATA_NODES} data nodes"),
-            );
-        }
-        if !member.data && self.members.values().any(|m| !m.data) {
-            return refuse(RefusalKind::Exists, "the cluster has a witness already".into());
-        }
-        self.members.insert(member.node, member.clone());
-        let role = if member.data { "data node" } else { "witness" };
-        Ok(Outcome::told(Severity::Info, format!("{} joined the cluster as {role}.", member.name)))
-    }
-
-    fn remove_member(&mut self, node: NodeId) -> Applied {
-        let Some(member) = self.members.get(&node) else {
-            return refuse(RefusalKind::NotFound, format!("node {node} is no member"));
-        };
-        if let Some(volume) = self.volumes.values().find(|v| v.config.replicas.contains(&node)) {
-            return refuse(
-                RefusalKind::InUse,
-                format!("{} holds a copy of volume {}", member.name, volume.name),
-            );
-        }
-        if member.data && self.data_nodes().len() == 1 {
-            return refuse(RefusalKind::InUse, format!("{} is the last data node", member.name));
-        }
-        let text = format!("{} left the cluster.", member.name);
-        self.members.remove(&node);
-        Ok(Outcome::told(Severity::Warning, text))
     }
 
     fn create_volume(
@@ -232,15 +179,4 @@ impl ClusterState {
 
 pub(crate) fn refuse<T>(kind: RefusalKind, message: String) -> Result<T, Refusal> {
     Err(Refusal::new(kind, message))
-}
-
-fn check_member(member: &Member) -> Result<(), Refusal> {
-    if member.node.0 == 0 {
-        return refuse(RefusalKind::Invalid, format!("{} has node id 0", member.name));
-    }
-    if !is_name(&member.name) {
-        let text = format!("{:?} is not 1 to 63 letters, digits and hyphens", member.name);
-        return refuse(RefusalKind::Invalid, text);
-    }
-    Ok(())
 }

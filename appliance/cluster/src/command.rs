@@ -27,9 +27,16 @@ pub enum Command {
     },
     /// A paired node joins. Repeated with equal data it changes nothing.
     AddMember(Member),
-    /// A node leaves; it may hold no copy any more.
+    /// A node leaves, and its copies of volumes with it. It may be primary of none and hold the only in-sync copy of none.
     RemoveMember {
         /// Which.
+        node: NodeId,
+    },
+    /// A volume with fewer copies than [`crate::COPIES`] gets one more, which is not in sync. Repeated it changes nothing.
+    AddCopy {
+        /// Which volume.
+        volume: VolumeId,
+        /// Where: a data node.
         node: NodeId,
     },
     /// A volume with a copy on every data node.

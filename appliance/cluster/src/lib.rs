@@ -27,6 +27,7 @@ mod apply;
 mod command;
 pub mod lease;
 pub mod liveness;
+mod members;
 pub mod placement;
 pub mod promotion;
 mod reservations;
@@ -36,6 +37,7 @@ mod volume;
 mod voters;
 
 pub use command::{Command, Note, Outcome, Refusal, RefusalKind, Severity};
+pub use members::COPIES;
 pub use state::{
     ClusterIdentity, ClusterState, LastNumber, MAX_VOLUME_BYTES, STATE_VERSION, StateError, VolumeEntry,
 };

@@ -211,6 +211,7 @@ fn describe(volume: &str, config: &VolumeConfig, names: &[(NodeId, String)]) -> 
         EpochReason::Shrunk => (Severity::Warning, format!("{primary} goes on without its peer")),
         EpochReason::Grown => (Severity::Info, "a copy is in sync again".into()),
         EpochReason::Resized => (Severity::Info, format!("grown to {}", config.size)),
+        EpochReason::Copies => (Severity::Info, "its copies changed".into()),
     };
     (severity, format!("Volume {volume}: {what} (epoch {}, in sync: {in_sync}).", config.epoch.0))
 }

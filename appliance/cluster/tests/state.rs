@@ -195,6 +195,7 @@ fn targets_and_volumes_name_what_is_in_the_way() {
     };
     assert_eq!(refusal.kind, RefusalKind::InUse);
     assert!(refusal.message.contains(iqn) && refusal.message.contains("demo"), "{refusal}");
+    apply(&mut s, promote(B, 22, 1, 1));
     assert_eq!(kind(&apply(&mut s, Command::RemoveMember { node: B })), Some(RefusalKind::InUse));
     assert_eq!(
         kind(&apply(&mut s, Command::UnmapLun { iqn: iqn.into(), lun: 3 })),

@@ -63,12 +63,31 @@ pub struct MemberStatus {
     /// Where its peers reach it there.
     #[serde(default)]
     pub ports: PeerPorts,
+    /// It has a vote; a member without one only learns what is decided. A release that does not tell is taken to have one.
+    #[serde(default = "votes")]
+    pub votes: bool,
     /// It serves at least one volume.
     pub serving: bool,
     /// Free space for volumes.
     pub free: ByteCount,
     /// All space for volumes.
     pub capacity: ByteCount,
+}
+
+fn votes() -> bool {
+    true
+}
+
+/// What a cluster of so many members, `data` of them data nodes, can't do by itself; one sentence.
+#[must_use]
+pub fn redundancy(data: usize, members: usize) -> Option<&'static str> {
+    match (data, members) {
+        (0 | 1, _) => Some(
+            "There is one data node only: if it fails, no other can take over, and volumes have no second copy.",
+        ),
+        (2, 2) => Some("There is no witness: if one data node fails, the other can't take over by itself."),
+        _ => None,
+    }
 }
 
 /// Ports of a member that its peers connect to.
@@ -108,6 +127,9 @@ pub struct VolumeStatus {
     pub replicas: Vec<String>,
     /// In one word.
     pub state: VolumeState,
+    /// Why a copy is missing: one sentence each, with the node's name.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// A resync under way.
     pub resync: Option<ResyncStatus>,
     /// A verify under way.
@@ -287,6 +309,11 @@ pub enum Command {
         address: SocketAddr,
         /// The code that it shows.
         code: String,
+    },
+    /// Take a node out of the cluster, with its copies of volumes. It is trusted no longer.
+    RemoveMember {
+        /// Its name.
+        name: String,
     },
     /// Create a volume on every data node.
     CreateVolume {

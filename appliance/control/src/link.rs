@@ -151,15 +151,30 @@ pub struct Report {
     pub instance: InstanceId,
     /// Space for new volumes, all disks.
     pub free: ByteCount,
+    /// The largest volume that can have a new copy in that space, beside its metadata; `None`: not told.
+    #[serde(default)]
+    pub largest: Option<ByteCount>,
     /// All space, all disks.
     pub capacity: ByteCount,
-    /// Per volume.
+    /// Per volume that is open.
     pub volumes: Vec<VolumeReport>,
+    /// Volumes that are to be open here and can't be.
+    #[serde(default)]
+    pub unopened: Vec<Unopened>,
     /// Sessions of initiators, all targets.
     #[serde(default)]
     pub sessions: Vec<SessionReport>,
     /// What an administrator must know, e.g. a refused disk: one sentence each.
     pub problems: Vec<String>,
+}
+
+/// A copy that can't be made or opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unopened {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Why, without names.
+    pub reason: String,
 }
 
 /// An initiator that is logged in.

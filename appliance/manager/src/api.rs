@@ -1,12 +1,13 @@
 //! The control socket: status, commands and events as HTTP/JSON ([`control::api`]).
 
+use crate::copies::{self, Reports};
 use crate::node::{Node, failed};
 use crate::pairing::{self, decided};
-use crate::{grow, hand_over, proposals, status};
+use crate::{grow, hand_over, proposals, removal, status};
 use axum::extract::{Query, State};
 use axum::response::Json;
 use axum::routing::{get, post};
-use base::{ByteCount, VolumeId};
+use base::{ByteCount, NodeId, VolumeId};
 use control::api::{Answer, Command, Event, Status};
 use control::link::Report;
 use control::names::{Pattern, normal};
@@ -59,6 +60,7 @@ async fn run(node: &Node, command: Command) -> Answer {
         Command::CreateCluster { portal } => return pairing::create_cluster(node, portal).await,
         Command::OfferPairing => return pairing::offer(node),
         Command::Pair { address, code } => return pairing::pair(node, address, &code).await,
+        Command::RemoveMember { name } => return removal::run(node, &name).await,
         Command::HandOver { volume, to } => return hand_over::run(node, &volume, to.as_deref()).await,
         Command::CreateVolume { name, size, presentation } => {
             return create_volume(node, name, size, presentation).await;
@@ -112,7 +114,7 @@ pub(crate) fn in_cluster(node: &Node) -> Result<(), Answer> {
     }
 }
 
-/// Creates a volume once every data node is known to have the room (S22).
+/// Creates a volume once every data node is known to have the room (S22), and waits until each has made its copy.
 async fn create_volume(node: &Node, name: String, size: ByteCount, presentation: Presentation) -> Answer {
     if let Err(answer) = in_cluster(node) {
         return answer;
@@ -131,8 +133,12 @@ async fn create_volume(node: &Node, name: String, size: ByteCount, presentation:
         Ok(id) => VolumeId(id),
         Err(error) => return failed("unavailable", format!("no random numbers: {error}")),
     };
-    let command = cluster::Command::CreateVolume { id, name, size, write_back: false, presentation };
-    propose(node, command).await
+    let command =
+        cluster::Command::CreateVolume { id, name: name.clone(), size, write_back: false, presentation };
+    match propose(node, command).await {
+        Answer::Done => made(node, id, &name).await,
+        other => other,
+    }
 }
 
 enum Shortage {
@@ -142,22 +148,45 @@ enum Shortage {
 
 fn room(node: &Node, size: ByteCount) -> Result<(), Shortage> {
     let state = node.log.applied().state;
-    let own = node.storage.current().1;
-    let pulse = node.heart.pulse(state.members.keys().copied());
+    let reports = Reports::of(node, &state);
     for data_node in state.data_nodes() {
-        let report: Option<&Report> = if data_node == node.me {
-            own.as_ref()
-        } else {
-            pulse.alive.get(&data_node).and_then(Option::as_ref)
-        };
         let name = state.name_of(data_node);
-        match report {
-            None => return Err(Shortage::Unknown(format!("the storage process of {name} is not reached"))),
-            Some(report) if report.free < size => {
-                return Err(Shortage::Full(format!("{name} has {} free, {size} is needed", report.free)));
-            }
-            Some(_) => {}
+        let Some(report) = reports.get(data_node) else {
+            return Err(Shortage::Unknown(format!("the storage process of {name} is not reached")));
+        };
+        if let Some(text) = copies::shortage(&state, data_node, report, size) {
+            let text = format!("{name} {text}");
+            let early = copies::is_early(&state, data_node, report);
+            return Err(if early { Shortage::Unknown(text) } else { Shortage::Full(text) });
         }
     }
     Ok(())
+}
+
+/// Waits until every copy is there, or one can't be made. What takes longer goes on by itself.
+async fn made(node: &Node, id: VolumeId, name: &str) -> Answer {
+    let deadline = Instant::now() + node.patience();
+    while Instant::now() < deadline {
+        let state = node.log.applied().state;
+        let Some(config) = state.config(id) else { break };
+        let reports = Reports::of(node, &state);
+        let of = |copy: &NodeId| reports.get(*copy).map(|report| (*copy, report));
+        let failure = config.replicas.iter().filter_map(of).find_map(|(copy, report)| {
+            report.unopened.iter().find(|unopened| unopened.volume == id).map(|unopened| (copy, unopened))
+        });
+        if let Some((copy, unopened)) = failure {
+            let text = format!(
+                "volume {name} exists, but its copy on {} can't be made: {}. It is tried again until the volume is deleted",
+                state.name_of(copy),
+                unopened.reason
+            );
+            return failed("unavailable", text);
+        }
+        let is_open = |(_, report): (NodeId, &Report)| report.volumes.iter().any(|copy| copy.volume == id);
+        if config.replicas.iter().all(|copy| of(copy).is_some_and(is_open)) {
+            break;
+        }
+        sleep(node.timing.raft_heartbeat).await;
+    }
+    Answer::Done
 }

@@ -3,6 +3,7 @@
 //! A node that has no room has the wanted size withdrawn: the volume keeps the size that it has.
 
 use crate::api::{in_cluster, propose};
+use crate::copies::Reports;
 use crate::node::{Node, failed};
 use crate::proposals;
 use base::{ByteCount, VolumeConfig};
@@ -32,15 +33,9 @@ pub(crate) async fn run(node: &Node, name: String, size: ByteCount) -> Answer {
 
 /// What a node that is heard lacks. One that is away makes room when it returns, before it is in sync again.
 fn shortage(node: &Node, state: &ClusterState, config: &VolumeConfig, size: ByteCount) -> Option<String> {
-    let own = node.storage.current().1;
-    let pulse = node.heart.pulse(state.members.keys().copied());
+    let reports = Reports::of(node, state);
     config.replicas.iter().find_map(|replica| {
-        let report: Option<&Report> = if *replica == node.me {
-            own.as_ref()
-        } else {
-            pulse.alive.get(replica).and_then(Option::as_ref)
-        };
-        let report = report?;
+        let report = reports.get(*replica)?;
         let copy = report.volumes.iter().find(|copy| copy.volume == config.volume)?;
         lacks(copy, report.free, config.size, size).map(|text| format!("{} {text}", state.name_of(*replica)))
     })

@@ -2,7 +2,8 @@
 //!
 //! - [`raft`]: consensus, durable in `raft.redb`; [`proposals`]: commands to the leader, from any node.
 //! - [`server`] and [`peers`]: the cluster port, and connections to the others' ([`messages`], mutual TLS).
-//! - [`pairing`]: how a node comes in; [`membership`]: who is let in, and who votes (S19).
+//! - [`pairing`]: how a node comes in; [`removal`]: how it goes; [`membership`]: who is let in, and who votes (S19);
+//!   [`copies`]: which nodes have room for a copy of a volume.
 //! - [`heartbeat`]: signs of life, leases, promotions (S3, S5, S6).
 //! - [`link`]: the storage process of this node; [`api`], [`status`], [`hand_over`], [`grow`],
 //!   [`events`]: the control socket; [`tunnel`]: what the web processes of members say to each other.
@@ -19,6 +20,7 @@
 
 mod api;
 mod clock;
+mod copies;
 mod events;
 mod grow;
 mod hand_over;
@@ -31,6 +33,7 @@ mod pairing;
 mod peers;
 mod proposals;
 mod raft;
+mod removal;
 mod server;
 mod status;
 #[cfg(test)]

@@ -2,16 +2,18 @@
 //!
 //! Invariants
 //! - The voters are one node or three, never two: they grow from the one that created the cluster to three in one joint
-//!   change, once both others follow the log.
+//!   change, once both others follow the log. When one of three has left the cluster, a member that follows the log takes
+//!   its place, or the primary of all volumes votes alone; until then both others are needed.
 //! - A node is let in when the committed state names it; before that, only by what pairing told (the introduction).
 
+use crate::copies;
 use crate::node::Node;
 use crate::peers::Contact;
 use crate::raft::log_view::Applied;
 use base::NodeId;
 use cluster::ClusterState;
 use control::link::Member;
-use openraft::{EmptyNode, RaftMetrics};
+use openraft::{ChangeMembers, EmptyNode, RaftMetrics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use tokio::time::{interval, timeout};
@@ -73,7 +75,7 @@ pub(crate) async fn follow(node: Arc<Node>) {
     }
 }
 
-/// While this node leads, brings the Raft group in line with the committed state.
+/// While this node leads, brings the Raft group, and the copies of volumes, in line with the committed state.
 pub(crate) async fn reconcile(node: Arc<Node>) {
     let mut every = interval(node.timing.renew);
     loop {
@@ -91,14 +93,15 @@ pub(crate) async fn reconcile(node: Arc<Node>) {
                 tracing::warn!(%error, "learner not added");
             }
         }
-        if let Some(voters) = next_voters(&applied, &metrics) {
-            tracing::info!(?voters, "changing the voters");
-            match timeout(node.patience(), node.raft.change_membership(voters, true)).await {
+        if let Some(change) = next_change(&applied, &metrics) {
+            tracing::info!(?change, "changing the Raft group");
+            match timeout(node.patience(), node.raft.change_membership(change, true)).await {
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "voters not changed"),
-                Err(_) => tracing::warn!("voters not changed in time"),
+                Ok(Err(error)) => tracing::warn!(%error, "Raft group not changed"),
+                Err(_) => tracing::warn!("Raft group not changed in time"),
             }
         }
+        copies::add_missing(&node).await;
     }
 }
 
@@ -108,36 +111,67 @@ fn strangers(applied: &Applied) -> Vec<NodeId> {
     applied.state.members.keys().copied().filter(|node| !known.contains(&node.0)).collect()
 }
 
-/// The voters to change to now, if any.
-fn next_voters(applied: &Applied, metrics: &RaftMetrics<u64, EmptyNode>) -> Option<BTreeSet<u64>> {
+/// What is to be changed in the Raft group now, if anything: who votes; then who only listens, and is no member any more.
+fn next_change(
+    applied: &Applied,
+    metrics: &RaftMetrics<u64, EmptyNode>,
+) -> Option<ChangeMembers<u64, EmptyNode>> {
     let membership = metrics.membership_config.membership();
     let sets = membership.get_joint_config();
     // A leader died between the two steps of a joint change: finish it.
     if let [_, target] = sets.as_slice() {
-        return Some(target.clone());
+        return Some(ChangeMembers::ReplaceAllVoters(target.clone()));
     }
     let [present] = sets.as_slice() else { return None };
-    let wanted: BTreeSet<u64> = wanted_voters(&applied.state, present)?.iter().map(|node| node.0).collect();
     let follows = |node: &u64| {
         let matched = metrics.replication.as_ref()?.get(node)?.as_ref()?.index;
         Some(matched + CLOSE_ENOUGH >= metrics.last_log_index.unwrap_or(0))
     };
-    let ready = wanted.iter().all(|node| present.contains(node) || follows(node).unwrap_or(false));
-    ready.then_some(wanted)
+    let ready = |voters: &BTreeSet<u64>| {
+        voters.iter().all(|node| present.contains(node) || follows(node).unwrap_or(false))
+    };
+    let ids = |voters: BTreeSet<NodeId>| voters.iter().map(|node| node.0).collect();
+    let mut wanted = wanted_voters(&applied.state, present).into_iter().map(ids);
+    if let Some(voters) = wanted.find(ready) {
+        return Some(ChangeMembers::ReplaceAllVoters(voters));
+    }
+    let gone = |node: &u64| !applied.state.members.contains_key(&NodeId(*node)) && !present.contains(node);
+    let gone: BTreeSet<u64> = membership.nodes().map(|(node, _)| *node).filter(gone).collect();
+    (!gone.is_empty()).then_some(ChangeMembers::RemoveNodes(gone))
 }
 
-/// S19: the three voters that the single one is to become; `None` while there are not three, or there are already.
-pub(crate) fn wanted_voters(state: &ClusterState, present: &BTreeSet<u64>) -> Option<BTreeSet<NodeId>> {
-    if present.len() != 1 {
-        return None;
+/// S19: what the voters, `present` at the moment, are to become, the best first; nothing if they are as they should be. A
+/// single one becomes three as soon as there are three members. When a voter has left the cluster, another member takes
+/// its place, or the one that can go on without the others votes alone.
+pub(crate) fn wanted_voters(state: &ClusterState, present: &BTreeSet<u64>) -> Vec<BTreeSet<NodeId>> {
+    let members = present.iter().copied().map(NodeId).filter(|node| state.members.contains_key(node));
+    let staying: BTreeSet<NodeId> = members.collect();
+    let one_left = staying.len() < present.len();
+    if !one_left && staying.len() != 1 {
+        return Vec::new();
     }
     // Data nodes first: a third copy is a better third vote than a witness.
     let mut others: Vec<&Member> =
-        state.members.values().filter(|member| !present.contains(&member.node.0)).collect();
+        state.members.values().filter(|member| !staying.contains(&member.node)).collect();
     others.sort_by_key(|member| (!member.data, member.node));
-    let mut voters: BTreeSet<NodeId> = present.iter().copied().map(NodeId).collect();
-    voters.extend(others.iter().take(THREE - 1).map(|member| member.node));
-    (voters.len() == THREE).then_some(voters)
+    let mut three = staying.clone();
+    three.extend(others.iter().take(THREE.saturating_sub(staying.len())).map(|member| member.node));
+    let three = (three.len() == THREE).then_some(three);
+    let alone = one_left.then(|| sole_voter(state, &staying)).flatten().map(|node| BTreeSet::from([node]));
+    three.into_iter().chain(alone).collect()
+}
+
+/// S19: the one of `voters` that can vote alone: the primary of all volumes, else a data node with all of them in sync.
+/// `None` while volumes are served by different nodes; they come together by themselves.
+fn sole_voter(state: &ClusterState, voters: &BTreeSet<NodeId>) -> Option<NodeId> {
+    let configs = || state.volumes.values().map(|entry| &entry.config);
+    let all = |node: &NodeId| {
+        state.members.get(node).is_some_and(|member| member.data)
+            && configs().all(|config| {
+                config.in_sync.contains(node) && config.primary.is_none_or(|primary| primary == *node)
+            })
+    };
+    voters.iter().copied().find(all)
 }
 
 #[cfg(test)]
@@ -160,16 +194,65 @@ mod tests {
         ClusterState { members: members.iter().map(member).collect(), ..ClusterState::default() }
     }
 
+    fn wanted(state: &ClusterState, present: &[u64]) -> Vec<Vec<u64>> {
+        let voters = wanted_voters(state, &present.iter().copied().collect());
+        voters.into_iter().map(|voters| voters.into_iter().map(|node| node.0).collect()).collect()
+    }
+
+    const NOTHING: [Vec<u64>; 0] = [];
+
     #[test]
     fn voters_are_one_or_three() {
-        let wanted = |members: &[(u64, bool)], present: &[u64]| {
-            let voters = wanted_voters(&state(members), &present.iter().copied().collect());
-            voters.map(|voters| voters.into_iter().map(|node| node.0).collect::<Vec<_>>())
+        let wanted = |members: &[(u64, bool)], present: &[u64]| wanted(&state(members), present);
+        assert_eq!(wanted(&[(5, true)], &[5]), NOTHING);
+        assert_eq!(wanted(&[(5, true), (2, true)], &[5]), NOTHING);
+        assert_eq!(wanted(&[(5, true), (2, true), (1, false)], &[5]), [[1, 2, 5]]);
+        assert_eq!(wanted(&[(5, true), (2, true), (1, false), (9, true)], &[5]), [[2, 5, 9]]);
+        assert_eq!(wanted(&[(5, true), (2, true), (1, false)], &[1, 2, 5]), NOTHING);
+    }
+
+    #[test]
+    fn without_one_of_three_another_takes_its_place_or_one_votes_alone() {
+        let wanted = |members: &[(u64, bool)], present: &[u64]| wanted(&state(members), present);
+        // The witness is never alone.
+        assert_eq!(wanted(&[(5, true), (1, false)], &[1, 2, 5]), [[5]]);
+        assert_eq!(wanted(&[(2, true), (5, true)], &[1, 2, 5]), [[2]]);
+        assert_eq!(wanted(&[(5, true), (1, false), (7, true)], &[1, 2, 5]), [vec![1, 5, 7], vec![5]]);
+    }
+
+    #[test]
+    fn who_votes_alone_is_primary_of_all() {
+        let mut state = state(&[(2, true), (5, true)]);
+        let serve = |state: &mut ClusterState, volume: u64, primary: u64| {
+            let (id, node) = (base::VolumeId(volume), NodeId(primary));
+            let config = base::VolumeConfig {
+                volume: id,
+                epoch: base::Epoch(3),
+                primary: Some(node),
+                primary_instance: base::InstanceId(1),
+                reason: base::EpochReason::Grown,
+                in_sync: [NodeId(2), NodeId(5)].into(),
+                replicas: [NodeId(2), NodeId(5)].into(),
+                size: base::ByteCount::mib(1),
+                write_back: false,
+            };
+            let entry = cluster::VolumeEntry {
+                name: format!("v{volume}"),
+                config,
+                wanted_size: None,
+                not_grown: None,
+                presentation: Default::default(),
+                proposals: BTreeMap::new(),
+                promotions: BTreeMap::new(),
+                reservations: Default::default(),
+            };
+            state.volumes.insert(id, entry);
         };
-        assert_eq!(wanted(&[(5, true)], &[5]), None);
-        assert_eq!(wanted(&[(5, true), (2, true)], &[5]), None);
-        assert_eq!(wanted(&[(5, true), (2, true), (1, false)], &[5]), Some(vec![1, 2, 5]));
-        assert_eq!(wanted(&[(5, true), (2, true), (1, false), (9, true)], &[5]), Some(vec![2, 5, 9]));
-        assert_eq!(wanted(&[(5, true), (2, true), (1, false)], &[1, 2, 5]), None);
+        serve(&mut state, 1, 5);
+        assert_eq!(wanted(&state, &[1, 2, 5]), [[5]]);
+        serve(&mut state, 2, 2);
+        assert_eq!(wanted(&state, &[1, 2, 5]), NOTHING, "they come together first");
+        serve(&mut state, 2, 5);
+        assert_eq!(wanted(&state, &[1, 2, 5]), [[5]]);
     }
 }

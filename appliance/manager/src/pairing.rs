@@ -173,7 +173,7 @@ async fn follows(node: &Node, joined: NodeId, name: &str) -> Answer {
             _ => None,
         };
         let settled =
-            single.is_some_and(|voters| membership::wanted_voters(&applied.state, voters).is_none());
+            single.is_some_and(|voters| membership::wanted_voters(&applied.state, voters).is_empty());
         membership.get_node(&joined.0).is_some() && settled
     });
     match tokio::time::timeout(node.patience(), there).await {

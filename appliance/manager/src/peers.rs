@@ -10,7 +10,8 @@ use base::NodeId;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -57,6 +58,8 @@ struct Link {
     contact: Contact,
     calls: mpsc::Sender<Call>,
     task: JoinHandle<()>,
+    /// It does not accept this node's certificate: the last that was heard of it.
+    refused: Arc<AtomicBool>,
 }
 
 impl Drop for Link {
@@ -99,11 +102,24 @@ impl Peers {
         links.get(&node).map(|link| link.contact)
     }
 
+    /// Peers that do not accept this node's certificate. They have proved to be these very peers.
+    pub(crate) fn refusing(&self) -> Vec<NodeId> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.iter().filter(|(_, link)| link.refused.load(Ordering::Relaxed)).map(|(node, _)| *node).collect()
+    }
+
     fn link(&self, node: NodeId, contact: Contact) -> Link {
         let (calls, queue) = mpsc::channel(QUEUE);
-        let dialler =
-            Dialler { node, contact, endpoint: self.endpoint.clone(), back_off: self.back_off, logged: None };
-        Link { contact, calls, task: tokio::spawn(dialler.run(queue)) }
+        let refused = Arc::new(AtomicBool::new(false));
+        let dialler = Dialler {
+            node,
+            contact,
+            endpoint: self.endpoint.clone(),
+            back_off: self.back_off,
+            logged: None,
+            refused: refused.clone(),
+        };
+        Link { contact, calls, task: tokio::spawn(dialler.run(queue)), refused }
     }
 
     /// Asks `to`, and waits for the answer at most `time_out`.
@@ -136,6 +152,20 @@ struct Dialler {
     endpoint: Endpoint,
     back_off: Duration,
     logged: Option<(Instant, String)>,
+    refused: Arc<AtomicBool>,
+}
+
+/// Why a session ended.
+struct Ended {
+    text: String,
+    /// The peer does not accept this node's certificate (`transport::tls`, TLS 1.3).
+    refused: bool,
+}
+
+impl From<String> for Ended {
+    fn from(text: String) -> Self {
+        Self { text, refused: false }
+    }
 }
 
 impl Dialler {
@@ -144,9 +174,12 @@ impl Dialler {
             match self.endpoint.connect(self.contact.address, self.contact.pin).await {
                 Ok(stream) => {
                     self.logged = None;
-                    if let Err(error) = session(stream, call, &mut queue, self.node).await {
-                        self.log(&error);
-                        self.refuse_all(&mut queue, &error).await;
+                    if let Err(ended) = self.session(stream, call, &mut queue).await {
+                        if ended.refused {
+                            self.refused.store(true, Ordering::Relaxed);
+                        }
+                        self.log(&ended.text);
+                        self.refuse_all(&mut queue, &ended.text).await;
                     }
                 }
                 Err(error) => {
@@ -164,6 +197,56 @@ impl Dialler {
         let end = tokio::time::Instant::now() + self.back_off;
         while let Ok(Some(call)) = tokio::time::timeout_at(end, queue.recv()).await {
             let _gone = call.reply.send(Err(CallError::Unreachable(self.node, error.into())));
+        }
+    }
+
+    /// Sends requests and hands out answers until the connection breaks or nobody can ask any more.
+    async fn session(
+        &self,
+        stream: TlsStream,
+        first: Call,
+        queue: &mut mpsc::Receiver<Call>,
+    ) -> Result<(), Ended> {
+        let node = self.node;
+        let (reader, mut writer) = tokio::io::split(stream);
+        let (frames, mut answers) = mpsc::channel(QUEUE);
+        // Reading a frame can't be cancelled halfway, so it has a task of its own.
+        let reading = AbortOnDrop(tokio::spawn(read_answers(reader, self.contact.address, frames)));
+        let mut pending = BTreeMap::new();
+        let mut number = 0_u64;
+        let mut next = Some(first);
+        loop {
+            if let Some(call) = next.take() {
+                number = number.wrapping_add(1);
+                let Call { request, reply } = call;
+                if let Err(error) = send(&mut writer, number, request).await {
+                    let _gone = reply.send(Err(CallError::Broken(node)));
+                    return Err(error.into());
+                }
+                pending.insert(number, reply);
+                // Callers that gave up need no answer any more.
+                pending.retain(|_, reply: &mut Reply| !reply.is_closed());
+            }
+            tokio::select! {
+                call = queue.recv() => match call {
+                    Some(call) => next = Some(call),
+                    None => return Ok(()),
+                },
+                answer = answers.recv() => match answer {
+                    Some(Ok(frame)) => {
+                        let frame: ResponseFrame = frame;
+                        self.refused.store(false, Ordering::Relaxed);
+                        if let Some(reply) = pending.remove(&frame.number) {
+                            let _gone = reply.send(Ok(frame.response));
+                        }
+                    }
+                    Some(Err(error)) => return Err(error),
+                    None => {
+                        drop(reading);
+                        return Err("the peer closed the connection".to_owned().into());
+                    }
+                },
+            }
         }
     }
 
@@ -188,54 +271,6 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Sends requests and hands out answers until the connection breaks or nobody can ask any more.
-async fn session(
-    stream: TlsStream,
-    first: Call,
-    queue: &mut mpsc::Receiver<Call>,
-    node: NodeId,
-) -> Result<(), String> {
-    let (reader, mut writer) = tokio::io::split(stream);
-    let (frames, mut answers) = mpsc::channel(QUEUE);
-    // Reading a frame can't be cancelled halfway, so it has a task of its own.
-    let reading = AbortOnDrop(tokio::spawn(read_answers(reader, frames)));
-    let mut pending = BTreeMap::new();
-    let mut number = 0_u64;
-    let mut next = Some(first);
-    loop {
-        if let Some(call) = next.take() {
-            number = number.wrapping_add(1);
-            let Call { request, reply } = call;
-            if let Err(error) = send(&mut writer, number, request).await {
-                let _gone = reply.send(Err(CallError::Broken(node)));
-                return Err(error);
-            }
-            pending.insert(number, reply);
-            // Callers that gave up need no answer any more.
-            pending.retain(|_, reply: &mut Reply| !reply.is_closed());
-        }
-        tokio::select! {
-            call = queue.recv() => match call {
-                Some(call) => next = Some(call),
-                None => return Ok(()),
-            },
-            answer = answers.recv() => match answer {
-                Some(Ok(frame)) => {
-                    let frame: ResponseFrame = frame;
-                    if let Some(reply) = pending.remove(&frame.number) {
-                        let _gone = reply.send(Ok(frame.response));
-                    }
-                }
-                Some(Err(error)) => return Err(error),
-                None => {
-                    drop(reading);
-                    return Err("the peer closed the connection".into());
-                }
-            },
-        }
-    }
-}
-
 struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -249,12 +284,19 @@ async fn send(writer: &mut WriteHalf<TlsStream>, number: u64, request: Request) 
     write_frame(writer, &bytes).await.map_err(|error| error.to_string())
 }
 
-async fn read_answers(mut reader: ReadHalf<TlsStream>, frames: mpsc::Sender<Result<ResponseFrame, String>>) {
+async fn read_answers(
+    mut reader: ReadHalf<TlsStream>,
+    peer: SocketAddr,
+    frames: mpsc::Sender<Result<ResponseFrame, Ended>>,
+) {
     loop {
         let frame = match read_frame(&mut reader, MAX_FRAME_BYTES).await {
-            Ok(Some(bytes)) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes).map_err(|error| error.to_string().into()),
             Ok(None) => return,
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                let text = error.to_string();
+                Err(Ended { text, refused: transport::tls::is_refusal(peer, error) })
+            }
         };
         let last = frame.is_err();
         if frames.send(frame).await.is_err() || last {

@@ -104,6 +104,9 @@ fn is_so(command: &Command, state: &ClusterState) -> bool {
         Command::CreateCluster { id, .. } => state.cluster.as_ref().is_some_and(|cluster| cluster.id == *id),
         Command::AddMember(member) => state.members.get(&member.node) == Some(member),
         Command::RemoveMember { node } => !state.members.contains_key(node),
+        Command::AddCopy { volume, node } => {
+            state.config(*volume).is_some_and(|config| config.replicas.contains(node))
+        }
         Command::CreateVolume { id, .. } => state.volumes.contains_key(id),
         Command::GrowVolume { name, size } => state
             .volume_named(name)

@@ -1,22 +1,26 @@
 //! Everything the console shows, from the committed state and the nodes' reports.
 
+use crate::copies;
 use crate::heartbeat::Pulse;
 use crate::node::Node;
 use base::{ByteCount, NodeId};
 use cluster::placement::{gathering_node, is_parted};
-use cluster::{ClusterState, VolumeEntry};
+use cluster::{ClusterState, VolumeEntry, Voters};
 use control::api::{
     ChapStatus, ClusterStatus, GrowthStatus, LunStatus, MemberStatus, PeerPorts, ResyncStatus, RuleStatus,
-    SessionStatus, Status, TargetStatus, VolumeState, VolumeStatus,
+    SessionStatus, Status, TargetStatus, VolumeState, VolumeStatus, redundancy,
 };
 use control::link::{Report, ResyncReport, SessionReport, VolumeReport};
 use control::settings::Role;
 use control::targets::Rule;
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
 /// What this node knows at the moment.
 pub(crate) fn status(node: &Node) -> Status {
-    let state = node.log.applied().state;
+    let applied = node.log.applied();
+    let voters = applied.voters();
+    let state = applied.state;
     let pulse = node.heart.pulse(state.members.keys().copied().filter(|member| *member != node.me));
     let mut reports: BTreeMap<NodeId, Report> = BTreeMap::new();
     for (peer, report) in &pulse.alive {
@@ -27,7 +31,7 @@ pub(crate) fn status(node: &Node) -> Status {
     if let Some(report) = node.storage.current().1 {
         reports.insert(node.me, report);
     }
-    let view = View { node, state: &state, pulse: &pulse, reports: &reports };
+    let view = View { node, state: &state, voters: &voters, pulse: &pulse, reports: &reports };
     Status {
         node: node.settings.name.clone(),
         cluster: view.cluster(),
@@ -42,6 +46,7 @@ pub(crate) fn status(node: &Node) -> Status {
 struct View<'a> {
     node: &'a Node,
     state: &'a ClusterState,
+    voters: &'a Voters,
     pulse: &'a Pulse,
     reports: &'a BTreeMap<NodeId, Report>,
 }
@@ -76,6 +81,7 @@ impl View<'_> {
                 cluster: member.cluster_address.port(),
                 replication: member.replication_address.port(),
             },
+            votes: self.voters.contains(member.node),
             serving: report.is_some_and(|report| report.volumes.iter().any(|volume| volume.serving)),
             free: report.map_or(ByteCount(0), |report| report.free),
             capacity: report.map_or(ByteCount(0), |report| report.capacity),
@@ -102,6 +108,7 @@ impl View<'_> {
             in_sync: self.names(&config.in_sync),
             replicas: self.names(&config.replicas),
             state: self.volume_state(entry, report),
+            problems: self.volume_problems(entry),
             resync: config.primary.zip(resync).map(|(source, resync)| self.resync(source, resync)),
             verify: None,
             resynced_total: report.map_or(ByteCount(0), |report| report.resynced_total),
@@ -110,6 +117,35 @@ impl View<'_> {
             block_format: entry.presentation.block_format,
             thin: entry.presentation.thin,
         }
+    }
+
+    /// Why a copy is missing.
+    fn volume_problems(&self, entry: &VolumeEntry) -> Vec<String> {
+        let config = &entry.config;
+        let mut problems = Vec::new();
+        for (node, report) in self.reports.iter().filter(|(node, _)| config.replicas.contains(node)) {
+            let unopened = report.unopened.iter().filter(|unopened| unopened.volume == config.volume);
+            problems.extend(
+                unopened.map(|unopened| format!("{}: {}.", self.state.name_of(*node), unopened.reason)),
+            );
+        }
+        if config.replicas.len() >= cluster::COPIES {
+            return problems;
+        }
+        let others: Vec<NodeId> =
+            self.state.data_nodes().into_iter().filter(|node| !config.replicas.contains(node)).collect();
+        if others.is_empty() {
+            problems.push("There is no other data node to hold a second copy.".into());
+        }
+        for node in others {
+            let shortage = self
+                .reports
+                .get(&node)
+                .and_then(|report| copies::shortage(self.state, node, report, config.size));
+            problems
+                .extend(shortage.map(|text| format!("No second copy: {} {text}.", self.state.name_of(node))));
+        }
+        problems
     }
 
     fn growth(&self, entry: &VolumeEntry, size: ByteCount) -> GrowthStatus {
@@ -131,7 +167,13 @@ impl View<'_> {
         let config = &entry.config;
         match primary {
             Some(report) if report.serving && report.resync.is_some() => VolumeState::Resyncing,
-            Some(report) if report.serving && config.in_sync == config.replicas => VolumeState::Healthy,
+            Some(report)
+                if report.serving
+                    && config.in_sync == config.replicas
+                    && config.replicas.len() >= cluster::COPIES =>
+            {
+                VolumeState::Healthy
+            }
             Some(report) if report.serving => VolumeState::Degraded,
             _ if config.in_sync.iter().any(|node| self.reports.contains_key(node)) => VolumeState::Suspended,
             _ => VolumeState::Offline,
@@ -189,9 +231,27 @@ impl View<'_> {
         self.reports.iter().flat_map(of_node).collect()
     }
 
+    /// Nobody in the cluster knows this node any more.
+    fn removed(&self) -> Option<String> {
+        let (name, refusing) = (&self.node.settings.name, self.node.peers.refusing());
+        self.state.cluster.as_ref()?;
+        // Who made the cluster is in it from the first entry of the log on; who joined learns of itself later.
+        let made_it = self.node.introduction.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        let gone = made_it && !self.state.members.contains_key(&self.node.me);
+        let refused = !refusing.is_empty() && self.pulse.alive.is_empty();
+        (gone || refused).then(|| {
+            let by = if refused { format!(" by {}", self.names(&refusing).join(" and ")) } else { String::new() };
+            format!(
+                "{name} is not accepted{by} any more: it was removed from the cluster, and what it holds is out of date. \
+                 Reset it; then it can be paired as a new node."
+            )
+        })
+    }
+
     /// One sentence each.
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        problems.extend(self.removed());
         if self.state.cluster.is_some() && !self.pulse.quorum {
             problems.push(
                 "No majority of the cluster answers this node: no change can be decided, and service stops."
@@ -231,14 +291,15 @@ impl View<'_> {
             let name = self.state.name_of(*node);
             problems.extend(report.problems.iter().map(|problem| format!("{name}: {problem}")));
         }
+        for entry in self.state.short_of_copies() {
+            let shortages = self.volume_problems(entry);
+            problems.extend(shortages.iter().map(|problem| format!("Volume {}: {problem}", entry.name)));
+        }
         // A peer's come with its report.
         let name = &self.node.settings.name;
         problems.extend(self.node.machine_problems().iter().map(|problem| format!("{name}: {problem}")));
-        if self.state.data_nodes().len() == 2 && self.state.members.len() == 2 {
-            problems.push(
-                "There is no witness: if one data node fails, the other can't take over by itself.".into(),
-            );
-        }
+        problems
+            .extend(redundancy(self.state.data_nodes().len(), self.state.members.len()).map(str::to_owned));
         problems
     }
 }

@@ -3,4 +3,5 @@
 mod failures;
 mod fake_storage;
 mod fixture;
+mod removal;
 mod scenarios;

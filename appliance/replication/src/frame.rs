@@ -125,7 +125,7 @@ pub enum RefuseReason {
     Epoch,
     /// Another cluster, volume, node, or a smaller size.
     Identity,
-    /// The refusing side's copy can't be used.
+    /// The refusing side's copy can't be used; on an open session: not any more, it stops in order.
     Unusable,
     /// The sender is not the primary of its epoch.
     NotPrimary,
@@ -152,7 +152,7 @@ pub enum Message {
     Hello(Greeting),
     /// T → P: the session's epoch is durable, earlier writes have ended (S4).
     HelloAck(Greeting),
-    /// T → P, instead of `HelloAck`. The header's epoch is the highest that T knows.
+    /// T → P, instead of `HelloAck`, or as T's last frame. Instead of `HelloAck` the header's epoch is the highest that T knows.
     Refuse(RefuseReason),
     /// T → P, T not in sync: blocks that P may lack or that T may have changed (S7).
     Runs {

@@ -1,12 +1,14 @@
 //! Giving the volume up cleanly: hand-over to the in-sync peer (S3) and stop.
 //!
 //! Draining → Saving → Clearing → Proposed → Ending. New requests are parked until the proposal goes out; from then on
-//! nothing is served until a later epoch names this node.
+//! nothing is served until a later epoch names this node. A secondary that stops says goodbye instead (Leaving → Ending): the
+//! primary, which would wait for it, goes on alone at once (S2).
 
 use alloc::string::{String, ToString};
 use base::{Change, InstanceId, Monotonic, NodeId};
 
 use crate::api::{Buffer, Command};
+use crate::frame::{Message, RefuseReason};
 use crate::replica::Replica;
 
 const UNDER_WAY: &str = "a hand-over or stop is under way";
@@ -45,6 +47,8 @@ enum ClosingPhase {
     Clearing(u64),
     /// The hand-over is proposed.
     Proposed,
+    /// Goodbye is said; the primary takes this copy out of the in-sync set.
+    Leaving,
     /// What the disk still does ends.
     Ending,
 }
@@ -128,8 +132,31 @@ impl<B: Buffer> Replica<B> {
         let deadline = self.now + self.options.timing.peer * 2;
         self.closing = Some(Closing { purpose, phase: ClosingPhase::Draining, deadline });
         if purpose == Purpose::Stop && !self.primary {
-            self.drop_link();
+            self.say_goodbye();
         }
+    }
+
+    /// The secondary's end of a session: nothing is confirmed any more, and the primary need not find that out by waiting
+    /// (S2). Whoever is not in sync keeps nobody waiting. A goodbye that gets lost is a peer that is silent.
+    fn say_goodbye(&mut self) {
+        if self.link.as_ref().is_some_and(|link| !link.dialled) {
+            self.send(Message::Refuse(RefuseReason::Unusable), None);
+        }
+        self.drop_link();
+        if self.is_waited_for()
+            && let Some(closing) = self.closing.as_mut()
+        {
+            closing.phase = ClosingPhase::Leaving;
+        }
+    }
+
+    /// Another node is primary, and this copy counts as in sync.
+    fn is_waited_for(&self) -> bool {
+        let me = self.identity.node;
+        !self.primary
+            && self.known.as_ref().is_some_and(|config| {
+                config.in_sync.contains(&me) && config.primary.is_some_and(|primary| primary != me)
+            })
     }
 
     /// Runs the steps that have become possible.
@@ -200,6 +227,9 @@ impl<B: Buffer> Replica<B> {
     fn stop_step(&mut self, phase: ClosingPhase) {
         if phase == ClosingPhase::Ending {
             return self.ending(phase);
+        }
+        if phase == ClosingPhase::Leaving && self.is_waited_for() {
+            return;
         }
         // Only a primary knows that its log may be emptied.
         if !self.acting() || self.emptied(phase) {

@@ -26,7 +26,7 @@ use crate::api::{Buffer, Command, Problem};
 use crate::frame::{Frame, Greeting, MAX_RUNS, Message, RefuseReason, Run};
 use crate::replica::Replica;
 use crate::sabotage::Sabotage;
-use crate::session::{Incoming, Phase};
+use crate::session::{Incoming, Link, Phase};
 use crate::superblock::PeerMark;
 
 impl<B: Buffer> Replica<B> {
@@ -302,13 +302,23 @@ impl<B: Buffer> Replica<B> {
     }
 
     pub(crate) fn refused(&mut self, reason: RefuseReason, epoch: Epoch) {
+        // A secondary that stops: no fault of anybody's.
+        let goodbye = reason == RefuseReason::Unusable && self.link.as_ref().is_some_and(Link::is_open);
         if reason == RefuseReason::Epoch {
             // S4: told of a higher epoch, this side stops until it has learned it.
             self.learn(epoch);
-        } else if reason != RefuseReason::Size {
+        } else if reason != RefuseReason::Size && !goodbye {
             self.problem(Problem::Refused(reason));
         }
         self.drop_link();
+        if reason == RefuseReason::Unusable && self.peer_in_sync() {
+            // S2: it will confirm nothing, so there is nothing to wait for.
+            self.propose_shrink();
+        }
+        if goodbye {
+            // The epoch that this makes is no reason to disturb it while it ends.
+            self.left_until = self.now + self.options.timing.peer;
+        }
         // A peer that is about to grow is soon ready: no longer pause. S2 says when it no longer matters.
         if !matches!(reason, RefuseReason::Epoch | RefuseReason::Size) {
             self.redial_at = self.now + self.options.timing.peer;

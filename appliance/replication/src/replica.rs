@@ -92,6 +92,8 @@ pub struct Replica<B> {
     pub(crate) incoming: Option<Incoming>,
     pub(crate) dialling: Option<Monotonic>,
     pub(crate) redial_at: Monotonic,
+    /// The peer has said goodbye and is not dialled before.
+    pub(crate) left_until: Monotonic,
     /// Since when a peer that must confirm writes has had no open session.
     pub(crate) down_since: Option<Monotonic>,
     pub(crate) resync: Option<Resync>,
@@ -177,6 +179,7 @@ impl<B: Buffer> Replica<B> {
             incoming: None,
             dialling: None,
             redial_at: Monotonic(0),
+            left_until: Monotonic(0),
             down_since: None,
             resync: None,
             resynced_total: 0,

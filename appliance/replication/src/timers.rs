@@ -129,7 +129,8 @@ impl<B: Buffer> Replica<B> {
         if !self.may_dial() {
             return None;
         }
-        Some(self.dialling.map_or(self.redial_at, |since| since + self.options.timing.peer))
+        let next = self.redial_at.max(self.left_until);
+        Some(self.dialling.map_or(next, |since| since + self.options.timing.peer))
     }
 
     /// Dials if it is time to.

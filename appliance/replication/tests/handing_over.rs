@@ -112,3 +112,61 @@ fn stopping_hands_over() {
     assert!(w.status(1).serving && w.equal());
     assert_eq!((w.config.in_sync.len(), w.status(1).resynced_total.0), (2, 2 * 4096));
 }
+
+#[test]
+fn a_secondary_that_stops_keeps_no_writer_waiting() {
+    let mut w = World::healthy();
+    let epoch = w.config.epoch;
+    // On its way to the peer, not confirmed.
+    let id = w.write(0, 1, 1);
+    assert!(!w.done(0, id));
+    w.event(1, |r, now| r.handle_stop(now));
+    assert!(!w.nodes[1].stopped, "until the primary goes on alone");
+    w.settle();
+    // No time has passed.
+    assert!(w.done(0, id) && w.nodes[1].stopped);
+    assert_eq!(
+        (w.config.reason, w.config.epoch, w.config.in_sync.len()),
+        (EpochReason::Shrunk, epoch.next(), 1)
+    );
+    assert!(w.nodes[0].problems.is_empty(), "{:?}", w.nodes[0].problems);
+    let id = w.write(0, 2, 2);
+    w.settle();
+    assert!(w.done(0, id));
+    // It comes back as a target, and gets no more than the extent that the log has (S7).
+    w.crash(1, || true);
+    w.start(1);
+    w.run(3000);
+    assert!(w.equal() && w.config.in_sync.len() == 2);
+    assert_eq!(w.status(0).resynced_total.0, EXTENT_BYTES);
+}
+
+#[test]
+fn nothing_is_answered_between_a_goodbye_and_the_commit_without_it() {
+    let mut w = World::healthy();
+    w.no_commits = true;
+    w.event(1, |r, now| r.handle_stop(now));
+    w.settle();
+    let id = w.write(0, 1, 1);
+    w.run(400);
+    assert!(!w.done(0, id) && !w.nodes[1].stopped, "S2");
+    // It does not wait for ever.
+    w.run(3000);
+    assert!(!w.done(0, id) && w.nodes[1].stopped);
+    w.no_commits = false;
+    w.run(300);
+    assert!(w.done(0, id) && w.config.in_sync.len() == 1);
+}
+
+#[test]
+fn a_goodbye_that_is_lost_is_silence() {
+    let mut w = World::healthy();
+    w.cut = true;
+    w.event(1, |r, now| r.handle_stop(now));
+    w.settle();
+    let id = w.write(0, 1, 1);
+    w.run(400);
+    assert!(!w.done(0, id));
+    w.run(1500);
+    assert!(w.done(0, id) && w.config.in_sync.len() == 1 && w.nodes[1].stopped);
+}

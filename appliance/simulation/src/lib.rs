@@ -151,6 +151,8 @@ pub struct Outcome {
     pub epochs: u64,
     /// The volume grew (S22).
     pub grown: bool,
+    /// Goodbyes of secondaries that stopped in order, and were heard.
+    pub goodbyes: u64,
     /// Its dirty block doubled meanwhile.
     pub doubled: bool,
     /// Longest time from the last fault to all in sync.

@@ -10,7 +10,7 @@ use crate::world::{Event, NAMES, ToManager, ToStorage, VOLUME, World, id, identi
 use base::{ByteCount, Epoch, InstanceId, Monotonic, SessionId};
 use cluster::lease::Guard;
 use control::link::{Report, VolumeReport};
-use replication::frame::{Frame, HEADER_BYTES, Header};
+use replication::frame::{Frame, HEADER_BYTES, Header, Message};
 use replication::{Command, Recovery, Replica, RequestId};
 
 pub(crate) struct Storage {
@@ -508,6 +508,8 @@ impl World {
         let first = to != open.dialler && !std::mem::replace(&mut open.accepted, true);
         let Some((frame, payload)) = self.network.receive(session, to) else { return };
         let frame = over_the_wire(&frame);
+        // An answer to the first frame would have been its first.
+        self.outcome.goodbyes += u64::from(matches!(frame.message, Message::Refuse(_)) && frame.number > 1);
         let Some((storage, now)) = self.process(to, instance) else { return };
         storage.stale.delivered(session, &frame);
         if first {

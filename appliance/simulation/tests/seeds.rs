@@ -20,7 +20,7 @@ fn part(n: u64) {
     let seeds = number("FUTAGO_SIM_SEEDS").unwrap_or(SEEDS);
     let first = number("FUTAGO_SIM_FROM").unwrap_or(0);
     let (mut requests, mut answered, mut faults, mut epochs, mut slowest, mut full) = (0, 0, 0, 0, 0, 0);
-    let mut grown = 0;
+    let (mut grown, mut goodbyes) = (0, 0);
     let mut broken = Vec::new();
     for seed in (first..first + seeds).filter(|seed| seed % PARTS == n) {
         let outcome = run(Options { seed, ..Options::default() });
@@ -34,9 +34,10 @@ fn part(n: u64) {
         slowest = slowest.max(outcome.recovered_ms);
         full += outcome.full_resyncs;
         grown += u64::from(outcome.grown);
+        goodbyes += outcome.goodbyes;
     }
     println!(
-        "{faults} faults, {epochs} epochs, {answered} of {requests} requests answered, in sync again within {slowest} ms, {full} full resyncs, {grown} seeds with a volume that grew"
+        "{faults} faults, {epochs} epochs, {answered} of {requests} requests answered, in sync again within {slowest} ms, {full} full resyncs, {grown} seeds with a volume that grew, {goodbyes} goodbyes"
     );
     for (seed, found) in &broken {
         println!("seed {seed}: {} broken: {}", found.invariant, found.text);
@@ -47,6 +48,7 @@ fn part(n: u64) {
     // I5: none of these faults makes a copy's past unknown (S7).
     assert_eq!(full, 0, "a returning copy got everything");
     assert!(answered * 2 > requests, "the volume was hardly served at all");
+    assert!(goodbyes > 0 || seeds < SEEDS, "no secondary said goodbye");
 }
 
 macro_rules! parts {

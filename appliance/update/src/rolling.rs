@@ -8,7 +8,7 @@
 //!
 //! - Nothing is done to a node unless all members that are not left out answer, all are online, a majority is there, and
 //!   every copy of every volume is in sync, in two views in a row ([`VIEWS`]). So whatever goes wrong with a node, the others still run the release that they ran.
-//! - A node restarts only when it serves nothing, in a cluster that keeps its majority without it.
+//! - A node restarts only when it serves nothing, in a cluster that keeps its majority without it: three vote.
 //! - Nothing is done to a node unless all that took the release before it still run it, from the start that they came back
 //!   with, and it has proved itself there: a release that comes up and fails later stops at the first node.
 //! - The first thing that goes wrong ends it, for good: a new [`Rolling`] goes on where it stopped, as nodes that run the
@@ -185,7 +185,8 @@ const HAND_OVER_AGAIN: Duration = Duration::from_secs(15);
 /// How long the cluster may take to be whole before something is done.
 const WHOLE_PATIENCE: Duration = MINUTE.saturating_mul(5);
 
-/// With fewer members one of them votes alone (`manager`'s membership), and nobody writes while that one restarts.
+/// With fewer one member votes alone (`manager`'s membership), and nobody writes while that one restarts. The third member
+/// that joins does not vote at once.
 const VOTERS: usize = 3;
 
 /// So many views in a row, each later than the step's beginning and the last order, have to show that the cluster is whole:
@@ -531,7 +532,7 @@ fn served<'a>(status: &'a Status, node: &'a str) -> impl Iterator<Item = &'a Vol
     status.volumes.iter().filter(move |volume| volume.primary.as_deref() == Some(node))
 }
 
-/// All members online, a majority there, and every copy of every volume in sync; or what is missing.
+/// All members online, enough of them with a vote, a majority there, and every copy of every volume in sync; or what is missing.
 fn whole(status: &Status) -> Result<(), String> {
     let cluster = status.cluster.as_ref().ok_or("the node is in no cluster")?;
     if !cluster.quorum {
@@ -539,6 +540,13 @@ fn whole(status: &Status) -> Result<(), String> {
     }
     if let Some(member) = cluster.members.iter().find(|member| !member.online) {
         return Err(format!("node {} is not online", member.name));
+    }
+    let voters = cluster.members.iter().filter(|member| member.votes).count();
+    if voters < VOTERS {
+        return Err(format!(
+            "only {voters} of {} nodes vote, and it takes {VOTERS} to go on without one",
+            cluster.members.len()
+        ));
     }
     for volume in &status.volumes {
         let missing = volume.replicas.iter().find(|replica| !volume.in_sync.contains(replica));

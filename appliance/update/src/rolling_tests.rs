@@ -64,6 +64,8 @@ struct World {
     nodes: BTreeMap<&'static str, Node>,
     primary: &'static str,
     now: Duration,
+    /// Until then a votes alone.
+    voting: Duration,
     fault: Fault,
     orders: Vec<Order>,
 }
@@ -91,7 +93,7 @@ impl World {
         };
         let nodes =
             [("a", node(Role::Data)), ("b", node(Role::Data)), ("witness", node(Role::Witness))].into();
-        Self { nodes, primary, now: Duration::ZERO, fault, orders: Vec::new() }
+        Self { nodes, primary, now: Duration::ZERO, voting: Duration::ZERO, fault, orders: Vec::new() }
     }
 
     fn online(&self, name: &str) -> bool {
@@ -110,6 +112,7 @@ impl World {
             online: self.online(name),
             address: "192.0.2.1".parse().unwrap(),
             ports: Default::default(),
+            votes: name == &"a" || self.voting <= self.now,
             serving: *name == self.primary,
             free: ByteCount(0),
             capacity: ByteCount(0),
@@ -125,6 +128,7 @@ impl World {
             state: if in_sync.len() == 2 { VolumeState::Healthy } else { VolumeState::Degraded },
             in_sync,
             replicas: vec!["a".into(), "b".into()],
+            problems: Vec::new(),
             resync: None,
             verify: None,
             resynced_total: ByteCount(0),
@@ -301,6 +305,23 @@ fn the_standby_goes_first_then_its_peer_then_the_witness() {
     // Again: there is nothing to do.
     let mut again = Rolling::plan(NEW, &world.view(), &BTreeSet::new()).unwrap();
     assert_eq!(again.poll(&world.view(), world.now), Decision::Finished);
+}
+
+#[test]
+fn a_third_member_that_does_not_vote_yet_is_waited_for() {
+    let mut world = World::new("a", Fault::None);
+    world.voting = MINUTE;
+    let mut rolling = Rolling::plan(NEW, &world.view(), &BTreeSet::new()).unwrap();
+    let first = rolling.poll(&world.view(), world.now);
+    assert!(matches!(&first, Decision::Wait(why) if why.contains("only 1 of 3 nodes vote")), "{first:?}");
+    assert_eq!(world.run(), Ok(()));
+    assert!(world.now > MINUTE);
+    // It does not come to vote.
+    let mut world = World::new("a", Fault::None);
+    world.voting = Duration::MAX;
+    let reason = world.run().unwrap_err();
+    assert!(reason.contains("only 1 of 3 nodes vote"), "{reason}");
+    assert!(world.orders.is_empty());
 }
 
 #[test]

@@ -91,6 +91,7 @@ fn an_administrator_at_the_console() {
     volumes_and_targets(&browser, &fake, &url);
     pairing(&browser, &fake, &url);
     update_all(&browser, dir.path(), &url);
+    removal(&browser, &fake, &url);
     update(&browser, &fake, dir.path(), &url);
     change_password(&browser, &url);
     silence(&browser, &fake, &url);
@@ -513,6 +514,27 @@ fn pairing(browser: &Browser, fake: &Fake, url: &str) {
     browser.click("form[action='/nodes/offer'] button");
     browser.wait_text(".code", "4821-9037");
     picture(browser, "offer");
+    fake.edit(|w| w.status.cluster = cluster);
+}
+
+/// A member is removed only by whoever types its name, and is told what the others can't do without it.
+fn removal(browser: &Browser, fake: &Fake, url: &str) {
+    let cluster = fake.edit(|w| w.status.cluster.clone());
+    browser.open(&format!("{url}/nodes"));
+    browser.wait_text("#panel-nodes", "votes");
+    for (typed, notice) in [("a", "nothing was removed"), ("witness", "Node witness is no member any more")] {
+        browser.click("a[href='/nodes/witness/remove']");
+        browser.wait_text("h1", "Remove node witness from the cluster?");
+        browser.wait_text("main", "Afterwards: There is no witness");
+        picture(browser, "remove");
+        browser.fill("[name=confirm]", typed);
+        browser.click("#confirm");
+        browser.wait_text(".notice", notice);
+    }
+    assert_eq!(fake.edit(|w| w.status.cluster.as_ref().unwrap().members.len()), 2);
+    let offered =
+        browser.script("return document.querySelectorAll(\"a[href='/nodes/a/remove']\").length", &json!([]));
+    assert_eq!(offered, 0, "not itself");
     fake.edit(|w| w.status.cluster = cluster);
 }
 

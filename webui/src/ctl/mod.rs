@@ -61,7 +61,7 @@ enum Command {
     #[command(subcommand)]
     Target(targets::TargetCommand),
     /// Nodes of the cluster
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "member")]
     Node(NodeCommand),
     /// Move the service of a volume to the other in-sync node
     Handover {
@@ -189,6 +189,11 @@ enum NodeCommand {
         address: SocketAddr,
         /// The code
         code: String,
+    },
+    /// Take a node out of the cluster, with its copies of volumes: it is lost for good, or is to be replaced
+    Remove {
+        /// Its name
+        name: String,
     },
     /// Change this appliance's address, as long as it is in no cluster; it restarts
     Network {
@@ -414,6 +419,12 @@ async fn node(client: &Client, command: &NodeCommand) -> Result<Report, ClientEr
             client.join(*address, code).await?;
             Ok(Report::done(format!("the node at {address} is in the cluster\n")))
         }
+        NodeCommand::Remove { name } => {
+            client.remove_member(name).await?;
+            let status = client.status().await?;
+            let members = status.cluster.map(|c| c.members).unwrap_or_default();
+            Report::new(&members, output::removed(name, &members))
+        }
         NodeCommand::Network { address, gateway } => {
             client.set_network(address, *gateway).await?;
             Ok(Report::done(format!("the node restarts, and is at {address} then\n")))
@@ -486,6 +497,8 @@ mod tests {
             "ctl target show iqn.2026-11.a:b",
             "ctl node create-cluster --portal 127.0.0.50:3260",
             "ctl node pair 127.0.0.12:7780 1-2",
+            "ctl member remove b",
+            "ctl node remove b",
             "ctl node network 192.0.2.11/24 --gateway 192.0.2.1",
             "ctl --url https://h --insecure handover demo --to b",
             "ctl verify demo",

@@ -2,9 +2,12 @@
 
 use crate::text;
 use crate::views::words;
-use control::api::{ChapStatus, Event, MemberStatus, SessionStatus, Status, TargetStatus, VolumeStatus};
+use control::api::{
+    ChapStatus, Event, MemberStatus, SessionStatus, Status, TargetStatus, VolumeStatus, redundancy,
+};
 use control::names::Pattern;
 use control::service::ServiceStatus;
+use control::settings::Role;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -80,6 +83,7 @@ pub(super) fn members(members: &[MemberStatus]) -> String {
                 m.name.clone(),
                 words::role(m.role).to_owned(),
                 if m.online { "online" } else { "OFFLINE" }.to_owned(),
+                if m.votes { "yes" } else { "no" }.to_owned(),
                 if m.serving { "yes" } else { "no" }.to_owned(),
                 m.address.to_string(),
                 free,
@@ -87,7 +91,18 @@ pub(super) fn members(members: &[MemberStatus]) -> String {
             ]
         })
         .collect();
-    table(&["NODE", "ROLE", "STATE", "SERVING", "ADDRESS", "FREE", "CAPACITY"], &rows)
+    table(&["NODE", "ROLE", "STATE", "VOTES", "SERVING", "ADDRESS", "FREE", "CAPACITY"], &rows)
+}
+
+/// Who is left after a node was removed, and what they can't do.
+pub(super) fn removed(name: &str, left: &[MemberStatus]) -> String {
+    let lacks = lacks(left).map(|text| format!("! {text}\n"));
+    format!("{name} is no member any more\n\n{}{}", members(left), lacks.unwrap_or_default())
+}
+
+/// What so few can't do by themselves.
+fn lacks(left: &[MemberStatus]) -> Option<&'static str> {
+    redundancy(left.iter().filter(|member| member.role == Role::Data).count(), left.len())
 }
 
 pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {

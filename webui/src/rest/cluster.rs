@@ -1,6 +1,6 @@
 //! The cluster and its members.
 
-use super::extract::{Body, DONE, Done};
+use super::extract::{Body, DONE, Done, DoneAnswer, Path};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
 use axum::Json;
@@ -38,6 +38,12 @@ pub(super) async fn cluster(State(app): State<Shared>) -> Result<Json<ClusterSta
 /// Its members; none while this node is in no cluster.
 pub(super) async fn nodes(State(app): State<Shared>) -> Result<Json<Vec<MemberStatus>>, ApiError> {
     app.status().await.map(|status| Json(status.cluster.map(|c| c.members).unwrap_or_default()))
+}
+
+/// Takes a node out of the cluster.
+pub(super) async fn remove(State(app): State<Shared>, Path(name): Path<String>) -> DoneAnswer {
+    app.command(&Command::RemoveMember { name }).await?;
+    Ok(DONE)
 }
 
 /// Makes this node the first member of a new cluster.

@@ -91,6 +91,7 @@ fn routes() -> Vec<Route> {
         guarded GET "/api/v1/network" => machine::network;
         guarded PUT "/api/v1/network" => machine::set_network;
         guarded GET "/api/v1/nodes" => cluster::nodes;
+        guarded DELETE "/api/v1/nodes/{name}" => cluster::remove;
         guarded GET "/api/v1/cluster" => cluster::cluster;
         guarded POST "/api/v1/cluster" => cluster::create;
         guarded POST "/api/v1/pairing/offer" => cluster::offer;

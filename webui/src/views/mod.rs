@@ -68,6 +68,7 @@ pub(crate) fn router(app: &Shared) -> Router<Shared> {
         .route("/nodes/cluster", post(nodes::create_cluster))
         .route("/nodes/offer", post(nodes::offer))
         .route("/nodes/pair", post(nodes::pair))
+        .route("/nodes/{name}/remove", get(nodes::ask_remove).post(nodes::remove))
         .route(
             "/update",
             // A stream into a file with a limit of its own.

@@ -1,17 +1,20 @@
 //! Nodes: members, the cluster's creation, pairing.
 
+use super::confirm::Confirm;
+use super::error::PageError;
 use super::form::Signed;
 use super::panels::{self, Panels};
 use super::shell::{Shell, Tab};
-use super::{Page, Viewer, back, html};
+use super::{Page, Viewer, back, html, words};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
-use crate::text;
+use crate::text::{self, segment};
 use askama::Template;
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::Response;
-use control::api::{Answer, Command};
+use control::api::{Answer, Command, Status, redundancy};
+use control::settings::Role;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,6 +24,8 @@ struct NodesPage {
     shell: Shell,
     panels: Panels,
     in_cluster: bool,
+    /// The other members: name, and where to remove it.
+    others: Vec<(String, String)>,
     known: bool,
     offer: Option<Offer>,
     fingerprint: String,
@@ -39,11 +44,18 @@ fn show(app: &Shared, viewer: &Viewer, offer: Option<Offer>) -> Page {
         shell: Shell::new(app, viewer, Tab::Nodes, "Nodes"),
         panels: panels::render(&seen)?,
         in_cluster: status.is_some_and(|s| s.cluster.is_some()),
+        others: status.map(others).unwrap_or_default(),
         known: status.is_some(),
         offer,
         fingerprint: app.fingerprint.clone(),
         cluster_address: app.settings.cluster_address().to_string(),
     })
+}
+
+fn others(status: &Status) -> Vec<(String, String)> {
+    let members = status.cluster.as_ref().map_or(&[][..], |cluster| &cluster.members);
+    let others = words::in_order(members).into_iter().filter(|member| member.name != status.node);
+    others.map(|member| (member.name.clone(), format!("/nodes/{}/remove", segment(&member.name)))).collect()
 }
 
 /// The page.
@@ -120,6 +132,63 @@ pub(super) async fn pair(
         Err(error) => Err(error),
     };
     back(&app, &viewer, "/nodes", outcome, format!("The node at {} is in the cluster.", join.address.trim()))
+}
+
+/// Asks before a node is removed.
+pub(super) async fn ask_remove(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Path(name): Path<String>,
+) -> Page {
+    let seen = app.seen();
+    let members = seen.status.as_ref().and_then(|s| s.cluster.as_ref()).map_or(&[][..], |c| &c.members);
+    let Some(member) = members.iter().find(|member| member.name == name) else {
+        return Err(PageError::new(ErrorKind::NotFound, format!("There is no node {name} in the cluster.")));
+    };
+    let left = || members.iter().filter(|member| member.name != name);
+    let data = left().filter(|member| member.role == Role::Data).count();
+    let mut text = vec![format!(
+        "For a node that is lost for good, or is to be replaced. Node {name} is not trusted any more; to come back it has \
+             to be reset and paired as a new node."
+    )];
+    if member.role == Role::Data {
+        text.push(
+            "Its copies of volumes are given up. A new data node gets copies of its own as soon as it is paired."
+                .to_owned(),
+        );
+    }
+    text.extend(redundancy(data, left().count()).map(|lack| format!("Afterwards: {lack}")));
+    html(&Confirm {
+        shell: Shell::new(&app, &viewer, Tab::Nodes, &format!("Remove node {name} from the cluster?")),
+        text,
+        action: format!("/nodes/{}/remove", segment(&name)),
+        fields: Vec::new(),
+        typed: Some(name.clone()),
+        button: format!("Remove {name}"),
+        danger: true,
+        cancel: "/nodes".to_owned(),
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct Removal {
+    confirm: String,
+}
+
+/// Does it.
+pub(super) async fn remove(
+    State(app): State<Shared>,
+    Extension(viewer): Extension<Viewer>,
+    Path(name): Path<String>,
+    Signed(form): Signed<Removal>,
+) -> Response {
+    let outcome = if form.confirm.trim() == name {
+        app.command(&Command::RemoveMember { name: name.clone() }).await
+    } else {
+        let text = format!("The name typed is not {name}; nothing was removed.");
+        Err(ApiError::new(ErrorKind::Invalid, text))
+    };
+    back(&app, &viewer, "/nodes", outcome, format!("Node {name} is no member any more."))
 }
 
 #[cfg(test)]

@@ -146,6 +146,7 @@ struct NodeCard {
     role: &'static str,
     state: State,
     serving: bool,
+    votes: bool,
     /// What is shown of it is old.
     away: bool,
     leads: bool,
@@ -327,10 +328,11 @@ fn node_card(member: &MemberStatus, cluster: &ClusterStatus, status: Option<&Sta
         name: member.name.clone(),
         role: match member.role {
             Role::Data => "Data node",
-            Role::Witness => "Witness: votes, holds no data",
+            Role::Witness => "Witness: holds no data",
         },
         state,
         serving: member.serving,
+        votes: member.votes,
         away: !member.online,
         leads: cluster.leader.as_deref() == Some(member.name.as_str()),
         here: status.is_some_and(|s| s.node == member.name),

@@ -47,6 +47,8 @@ struct VolumePage {
     resynced: ByteCount,
     luns: Vec<(String, u16)>,
     growth: Option<Growing>,
+    /// Why a copy is missing.
+    problems: Vec<String>,
     /// Why the last growth did not come about.
     not_grown: Option<String>,
     /// About the largest size that every data node has the space for.
@@ -104,6 +106,7 @@ pub(super) async fn detail(
             ready: growth.ready.join(", "),
             waiting_for: growth.waiting_for.join(", "),
         }),
+        problems: volume.problems.clone(),
         not_grown: volume.not_grown.clone(),
         largest: seen
             .status

@@ -94,6 +94,7 @@ pub fn member(name: &str, role: Role, address: &str) -> MemberStatus {
         online: true,
         address: address.parse().unwrap(),
         ports: Default::default(),
+        votes: true,
         serving: name == "a",
         free: ByteCount(capacity.0 / 100 * 58),
         capacity,
@@ -111,6 +112,7 @@ pub fn volume(name: &str, size: ByteCount) -> VolumeStatus {
         state: VolumeState::Healthy,
         growth: None,
         not_grown: None,
+        problems: Vec::new(),
         resync: None,
         verify: None,
         resynced_total: ByteCount(0),
@@ -311,6 +313,15 @@ fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, St
             return Err(("refused", "The pairing code is wrong.".into()));
         }
         Command::Pair { address, .. } => format!("The node at {address} joined the cluster."),
+        Command::RemoveMember { name } => {
+            let members = &mut status.cluster.as_mut().unwrap().members;
+            let at = members.iter().position(|m| m.name == name).ok_or_else(|| missing("node", &name))?;
+            if members[at].serving {
+                return Err(("in_use", format!("Node {name} serves a volume: hand it over first.")));
+            }
+            members.remove(at);
+            format!("{name} left the cluster.")
+        }
         Command::CreateVolume { name, size, presentation } => {
             if status.volumes.iter().any(|v| v.name == name) {
                 return Err(("exists", format!("There is a volume {name} already.")));

@@ -70,7 +70,11 @@ impl WaitForOldLease {
         let nobody_before = match config.reason {
             EpochReason::HandedOver => true,
             EpochReason::Promoted => config.epoch == Epoch(2),
-            EpochReason::Created | EpochReason::Shrunk | EpochReason::Grown | EpochReason::Resized => false,
+            EpochReason::Created
+            | EpochReason::Shrunk
+            | EpochReason::Grown
+            | EpochReason::Resized
+            | EpochReason::Copies => false,
         };
         Self { until: if nobody_before { now } else { now + timing.lease + timing.drift } }
     }

@@ -23,6 +23,7 @@ struct Shared {
     guard: Guard,
     wait: Option<(NodeId, InstanceId, WaitForOldLease)>,
     most_room: ByteCount,
+    free: ByteCount,
     number: u64,
     refused: Vec<(u64, String)>,
     ended: bool,
@@ -68,7 +69,9 @@ impl Shared {
         });
         Report {
             instance,
-            free: base::ByteCount::gib(1),
+            free: self.free,
+            largest: None,
+            unopened: Vec::new(),
             capacity: base::ByteCount::gib(2),
             volumes: volumes.into_iter().collect(),
             sessions: Vec::new(),
@@ -92,6 +95,7 @@ impl FakeStorage {
             state: None,
             guard: Guard::new(instance, timing),
             wait: None,
+            free: ByteCount::gib(1),
             most_room: ByteCount(u64::MAX),
             number: 0,
             refused: Vec::new(),
@@ -115,6 +119,11 @@ impl FakeStorage {
             })
         };
         Self { instance, shared, stream, threads: vec![reading, reporting] }
+    }
+
+    /// From now on it has so much space.
+    pub(super) fn limit_free(&self, free: ByteCount) {
+        self.shared.lock().unwrap().free = free;
     }
 
     /// Its disks are full beyond this size of the volume.

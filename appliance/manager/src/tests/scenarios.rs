@@ -11,7 +11,7 @@ fn epoch_reason(node: &TestNode) -> Option<EpochReason> {
 }
 
 /// Adds the other data node to the in-sync set, as the primary's storage process does after a resync.
-fn grow(nodes: &[TestNode; 3], primary: usize) {
+pub(super) fn grow(nodes: &[TestNode], primary: usize) {
     let other = nodes[1 - primary].storage().state().unwrap().node;
     nodes[primary].storage().propose(Change::Grow { add: other });
     eventually("both in sync", || {

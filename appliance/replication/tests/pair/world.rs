@@ -4,7 +4,7 @@ use base::{
     ByteCount, Change, ClusterId, Epoch, EpochReason, InstanceId, Lba, Monotonic, NodeId, Proposal,
     ReplicaId, SessionId, VolumeConfig, VolumeId,
 };
-use futago_replication::frame::{Frame, HEADER_BYTES, Header};
+use futago_replication::frame::{Frame, HEADER_BYTES, Header, Message};
 use futago_replication::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -251,12 +251,27 @@ impl World {
             Command::Compare { id, data } => node.compares.push((id, data)),
             Command::Propose(proposal) => self.proposals.push(proposal),
             Command::Dial { peer } => self.dial(n, peer),
-            Command::Close { session } => self.hang_up(session),
+            Command::Close { session } => {
+                // What was said last is heard, unless the wire is cut.
+                let to = self.sessions.get(&session.0).map(|ends| ends[0] + ends[1] - n);
+                while let Some(to) = to.filter(|to| !self.cut && self.says_goodbye(*to, session)) {
+                    self.deliver(to);
+                }
+                self.hang_up(session);
+            }
             Command::Serving(_) => {}
             Command::HandOverFailed(reason) => node.hand_over_failed.push(reason),
             Command::Problem(problem) => node.problems.push(problem),
             Command::Stopped => node.stopped = true,
         }
+    }
+
+    /// The last frame on the way to `to` is a refusal of an open session.
+    fn says_goodbye(&self, to: usize, session: SessionId) -> bool {
+        let last = self.wires[to].back().filter(|(of, _, _)| *of == session);
+        last.is_some_and(|(_, bytes, _)| {
+            decode(bytes).is_ok_and(|frame| matches!(frame.message, Message::Refuse(_)))
+        })
     }
 
     fn dial(&mut self, n: usize, peer: NodeId) {

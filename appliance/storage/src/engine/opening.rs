@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use base::{ByteCount, ClusterId, Monotonic, NodeId, VolumeId};
-use control::link::Volume as LinkVolume;
+use control::link::{Unopened, Volume as LinkVolume};
 use control::settings::Settings;
 use disk::Space;
 use replication::Recovery;
@@ -69,9 +69,11 @@ pub(crate) struct Opener {
 #[derive(Default)]
 struct Shown {
     free: Cell<ByteCount>,
+    largest: Cell<ByteCount>,
     capacity: Cell<ByteCount>,
     pool: RefCell<Option<String>>,
-    volumes: RefCell<BTreeMap<VolumeId, String>>,
+    /// Name, and why it can't be opened.
+    volumes: RefCell<BTreeMap<VolumeId, (String, String)>>,
 }
 
 /// Starts the disk thread for the disks in `settings`; relative paths are below `dir`.
@@ -93,8 +95,9 @@ pub(crate) fn opener(dir: &Path, settings: &Settings, inbox: Inbox<Input>) -> an
 impl Shown {
     fn take(&self, news: News, inbox: &Inbox<Input>) {
         match news {
-            News::Pool { free, capacity, problem } => {
+            News::Pool { free, largest, capacity, problem } => {
                 self.free.set(free);
+                self.largest.set(largest);
                 self.capacity.set(capacity);
                 *self.pool.borrow_mut() = problem;
             }
@@ -104,8 +107,8 @@ impl Shown {
                     Ok(_) => drop(self.volumes.borrow_mut().remove(&id)),
                     Err(reason) => {
                         tracing::error!(volume = opened.volume.name, reason, "volume can't be opened");
-                        let text = format!("volume {}: {reason}", opened.volume.name);
-                        self.volumes.borrow_mut().insert(id, text);
+                        let shown = (opened.volume.name.clone(), reason.clone());
+                        self.volumes.borrow_mut().insert(id, shown);
                     }
                 }
                 inbox.push(Input::Opened(opened));
@@ -151,7 +154,23 @@ impl Opener {
     /// What is wrong with disks and volumes.
     pub(super) fn problems(&self) -> Vec<String> {
         let pool = self.shown.pool.borrow();
-        pool.iter().cloned().chain(self.shown.volumes.borrow().values().cloned()).collect()
+        let volumes = self.shown.volumes.borrow();
+        let texts = volumes.values().map(|(name, reason)| format!("volume {name}: {reason}"));
+        pool.iter().cloned().chain(texts).collect()
+    }
+
+    /// The largest volume that a new copy can be made of.
+    pub(super) fn largest(&self) -> ByteCount {
+        self.shown.largest.get()
+    }
+
+    /// Copies that can't be made or opened.
+    pub(super) fn unopened(&self) -> Vec<Unopened> {
+        let volumes = self.shown.volumes.borrow();
+        volumes
+            .iter()
+            .map(|(volume, (_, reason))| Unopened { volume: *volume, reason: reason.clone() })
+            .collect()
     }
 
     fn send(&self, job: Job) {
@@ -191,8 +210,8 @@ impl Engine {
             }
             Err(error) => {
                 tracing::error!(volume = newest.name, %error, "volume can't be used");
-                let text = format!("volume {}: {error}", newest.name);
-                self.opener.shown.volumes.borrow_mut().insert(id, text);
+                let shown = (newest.name.clone(), error.to_string());
+                self.opener.shown.volumes.borrow_mut().insert(id, shown);
             }
         }
     }

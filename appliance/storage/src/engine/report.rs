@@ -28,6 +28,7 @@ impl Engine {
 
     fn report(&self) -> Report {
         let (free, capacity) = self.opener.space();
+        let largest = Some(self.opener.largest());
         let mut problems = self.opener.problems();
         problems.extend(self.portal.problem());
         problems.extend(self.volumes.values().flat_map(Volume::problems));
@@ -35,7 +36,9 @@ impl Engine {
         Report {
             instance: self.instance,
             free,
+            largest,
             capacity,
+            unopened: self.opener.unopened(),
             volumes: self.volumes.values().map(volume_report).collect(),
             sessions: self.portal.sessions(),
             problems,

@@ -21,7 +21,7 @@ pub(super) enum Job {
 }
 
 pub(super) enum News {
-    Pool { free: ByteCount, capacity: ByteCount, problem: Option<String> },
+    Pool { free: ByteCount, largest: ByteCount, capacity: ByteCount, problem: Option<String> },
     Opened(Box<Opened>),
     Grown(Box<Grown>),
 }
@@ -73,6 +73,7 @@ impl Worker {
         if !was_open && let Err(error) = self.assemble() {
             told.push(News::Pool {
                 free: ByteCount(0),
+                largest: ByteCount(0),
                 capacity: ByteCount(0),
                 problem: Some(format!("data disks are not used: {}", chain(&error))),
             });
@@ -94,7 +95,8 @@ impl Worker {
         if let Some(pool) = &self.pool
             && (worked || !was_open)
         {
-            told.push(News::Pool { free: pool.free_space(), capacity: pool.total(), problem: None });
+            let free = pool.free_space();
+            told.push(News::Pool { free, largest: largest(free), capacity: pool.total(), problem: None });
         }
         told
     }
@@ -119,6 +121,9 @@ impl Worker {
             Some(found) => found,
             None => {
                 let layout = Layout::for_size(config.size).ok_or("its size is impossible")?;
+                if let Some(text) = lacks(pool, config.volume, &layout) {
+                    return Err(text);
+                }
                 make(pool, config.volume, &layout).map_err(|error| chain(&error))?
             }
         };
@@ -193,6 +198,41 @@ impl Worker {
             Err(error) => tracing::warn!(%volume, "space can't be freed: {}", chain(&error)),
         }
     }
+}
+
+/// What the areas of a copy take of the pool.
+fn taken_bytes(layout: &Layout) -> u64 {
+    let whole = |area: ByteCount| area.0.next_multiple_of(disk::EXTENT_BYTES);
+    whole(layout.size).saturating_add(whole(layout.meta_len))
+}
+
+/// The largest volume that a new copy of fits into `free`, to the extent.
+fn largest(free: ByteCount) -> ByteCount {
+    let (mut fits, mut too_many) = (0, (free.0 / disk::EXTENT_BYTES).saturating_add(1));
+    while fits + 1 < too_many {
+        let middle = fits + (too_many - fits) / 2;
+        let layout = Layout::for_size(ByteCount(middle.saturating_mul(disk::EXTENT_BYTES)));
+        if layout.is_some_and(|layout| taken_bytes(&layout) <= free.0) {
+            fits = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    ByteCount(fits.saturating_mul(disk::EXTENT_BYTES))
+}
+
+/// Why the pool has no room for a new copy, said before anything is allocated: half of it would be of no use.
+fn lacks(pool: &Pool, volume: VolumeId, layout: &Layout) -> Option<String> {
+    let begun = pool.volumes().into_iter().find(|found| found.volume == volume);
+    let has = begun.map_or(0, |found| found.data.0.saturating_add(found.meta.0));
+    let needed = ByteCount(taken_bytes(layout).saturating_sub(has));
+    let free = pool.free_space();
+    (needed > free).then(|| {
+        format!(
+            "there is no room for a copy: {free} ({} B) free, {needed} ({} B) are needed",
+            free.0, needed.0
+        )
+    })
 }
 
 /// Why a node can't make room: follows its name.

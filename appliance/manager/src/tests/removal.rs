@@ -1,0 +1,166 @@
+//! Members that are lost, removed and replaced.
+
+use super::fixture::{TestNode, create_volume, eventually, serving_trio};
+use super::scenarios::grow;
+use control::api::{Command, Status, VolumeState};
+use control::settings::Role;
+
+fn voters(status: &Status) -> Vec<String> {
+    let members = status.cluster.as_ref().map(|cluster| cluster.members.clone()).unwrap_or_default();
+    members.into_iter().filter(|member| member.votes).map(|member| member.name).collect()
+}
+
+fn remove(name: &str) -> Command {
+    Command::RemoveMember { name: name.into() }
+}
+
+#[test]
+fn a_lost_data_node_is_removed_and_another_takes_its_place() {
+    let (mut nodes, primary) = serving_trio(31);
+    let lost = 1 - primary;
+    let name = |node: &TestNode| node.settings.name.clone();
+    let (primary_name, lost_name) = (name(&nodes[primary]), name(&nodes[lost]));
+    assert_eq!(voters(&nodes[2].status()).len(), 3);
+    assert_eq!(nodes[2].fails(&remove("nobody")).0, "not_found");
+    assert_eq!(nodes[2].fails(&remove("witness")).0, "refused", "of itself");
+    let (kind, text) = nodes[2].fails(&remove(&primary_name));
+    assert_eq!(kind, "in_use");
+    assert!(text.contains("only copy of volume v that is in sync"), "{text}");
+    grow(&nodes, primary);
+    let (kind, text) = nodes[2].fails(&remove(&primary_name));
+    assert_eq!(kind, "in_use");
+    assert!(text.contains("hand it over first"), "{text}");
+
+    nodes[lost].kill();
+    eventually("it is missed", || {
+        let status = nodes[2].status();
+        status.problems.contains(&format!("{lost_name} is not reached.")).then_some(())
+    });
+    let before = nodes[primary].storage().config().unwrap();
+    // Asked of a node that need not lead.
+    nodes[2].done(&remove(&lost_name));
+    let status = nodes[2].status();
+    assert_eq!(voters(&status), std::slice::from_ref(&primary_name), "one votes, not two");
+    let one_left = |problem: &String| problem.contains("There is one data node only");
+    assert!(status.problems.iter().any(one_left), "{:?}", status.problems);
+    assert_eq!(
+        (&status.volumes[0].in_sync, &status.volumes[0].replicas),
+        (&vec![primary_name.clone()], &vec![primary_name])
+    );
+    assert_eq!(status.volumes[0].problems, ["There is no other data node to hold a second copy."]);
+    let after = eventually("the primary knows", || {
+        nodes[primary].storage().config().filter(|config| config.epoch > before.epoch)
+    });
+    assert_eq!(after.primary, before.primary);
+    assert_eq!(after.primary_instance, before.primary_instance, "it serves on");
+    eventually("degraded", || (nodes[2].status().volumes[0].state == VolumeState::Degraded).then_some(()));
+    // The witness does not vote any more: nothing needs it.
+    nodes[2].kill();
+    nodes[primary].done(&Command::CreateTarget { iqn: "iqn.2026-11.local.futago:alone".into() });
+    std::thread::sleep(nodes[primary].timing().lease * 2);
+    assert!(nodes[primary].storage().serves());
+    nodes[2].start();
+
+    // The one that was removed comes back, and is told.
+    nodes[lost].start();
+    let told = eventually("it says so itself", || {
+        nodes[lost]
+            .status()
+            .problems
+            .into_iter()
+            .find(|problem| problem.contains("was removed from the cluster"))
+    });
+    assert!(told.starts_with(&format!("{lost_name} is not accepted by ")), "{told}");
+    assert!(!nodes[lost].status().cluster.unwrap().quorum);
+    assert!(!nodes[primary].status().cluster.unwrap().members.iter().any(|member| member.name == lost_name));
+    nodes[lost].kill();
+
+    // Another one at its address, of its name.
+    let host = if lost == 0 { 11 } else { 12 };
+    let mut replacement = TestNode::new(31, host, &lost_name, Role::Data);
+    replacement.start();
+    nodes[primary].pair(&replacement);
+    assert_eq!(voters(&nodes[primary].status()).len(), 3);
+    replacement.start_storage();
+    let config = eventually("it has a copy", || replacement.storage().config());
+    assert_eq!((config.replicas.len(), config.in_sync.len()), (2, 1));
+    let status = nodes[2].status();
+    assert!(!status.problems.iter().any(one_left), "{:?}", status.problems);
+    nodes[lost] = replacement;
+    grow(&nodes, primary);
+    nodes[2].done(&Command::HandOver { volume: "v".into(), to: Some(lost_name) });
+    eventually("it serves", || nodes[lost].storage().serves().then_some(()));
+}
+
+#[test]
+fn a_lost_witness_is_removed_and_the_primary_votes_alone() {
+    let (mut nodes, primary) = serving_trio(32);
+    let other = 1 - primary;
+    grow(&nodes, primary);
+    nodes[2].kill();
+    nodes[other].kill();
+    eventually("both are missed", || {
+        let problems = nodes[primary].status().problems;
+        (problems.iter().filter(|problem| problem.ends_with("is not reached.")).count() == 2).then_some(())
+    });
+    let (kind, text) = nodes[primary].fails(&remove("witness"));
+    assert_eq!(kind, "unavailable");
+    assert!(text.contains("no majority"), "{text}");
+    assert!(text.contains(&format!("{} is not reached", nodes[other].settings.name)), "{text}");
+    nodes[other].start();
+    nodes[other].start_storage();
+    eventually("they hear each other", || {
+        nodes[other].status().cluster.filter(|c| c.quorum && c.leader.is_some())
+    });
+    eventually("one serves", || (0..2).find(|node| nodes[*node].storage().serves()));
+    eventually("removed", || {
+        (nodes[other].command(&remove("witness")) == control::api::Answer::Done).then_some(())
+    });
+    let status = nodes[other].status();
+    let serving = (0..2).find(|node| nodes[*node].storage().serves()).unwrap();
+    assert_eq!(voters(&status), [nodes[serving].settings.name.clone()]);
+    assert!(status.problems.iter().any(|problem| problem.contains("There is no witness")));
+    // Whoever votes alone stays, until a third vote is there.
+    let alone = nodes[serving].settings.name.clone();
+    let (kind, _) = nodes[1 - serving].fails(&remove(&alone));
+    assert_eq!(kind, "in_use");
+}
+
+/// A volume with one copy gets its second one from a node that is paired later; without room there it says so.
+#[test]
+fn the_second_copy_comes_with_the_second_node_if_that_has_room() {
+    let mut nodes = [TestNode::new(33, 11, "a", Role::Data), TestNode::new(33, 12, "b", Role::Data)];
+    for node in &mut nodes {
+        node.start();
+    }
+    nodes[0].done(&Command::CreateCluster { portal: "127.1.33.50:3260".parse().unwrap() });
+    nodes[0].start_storage();
+    nodes[0].done(&create_volume(64));
+    eventually("a serves", || nodes[0].storage().serves().then_some(()));
+    let (kind, text) = nodes[0].fails(&remove("a"));
+    assert_eq!(kind, "refused", "{text}");
+    nodes[1].start_storage();
+    nodes[1].storage().limit_free(base::ByteCount::mib(32));
+    nodes[0].pair(&nodes[1]);
+    let lack = eventually("it lacks room", || nodes[0].status().volumes[0].problems.first().cloned());
+    assert!(lack.starts_with("No second copy: b has 32 MiB"), "{lack}");
+    assert!(nodes[0].status().problems.contains(&format!("Volume v: {lack}")));
+    let (kind, text) = nodes[0].fails(&Command::CreateVolume {
+        name: "w".into(),
+        size: base::ByteCount::mib(64),
+        presentation: control::targets::Presentation::default(),
+    });
+    assert_eq!(kind, "unavailable");
+    assert!(text.starts_with("b has 32 MiB"), "{text}");
+    nodes[1].storage().limit_free(base::ByteCount::gib(1));
+    let config = eventually("it has a copy", || nodes[1].storage().config());
+    assert_eq!((config.replicas.len(), config.in_sync.len()), (2, 1));
+    // a votes alone, so it can't go, though b be in sync and serve.
+    grow(&nodes, 0);
+    nodes[1].done(&Command::HandOver { volume: "v".into(), to: Some("b".into()) });
+    let (kind, text) = eventually("known", || {
+        let (kind, text) = nodes[1].fails(&remove("a"));
+        (kind == "refused").then_some((kind, text))
+    });
+    assert!(text.contains("a alone votes"), "{kind}: {text}");
+}
