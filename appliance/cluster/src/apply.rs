@@ -1,11 +1,12 @@
 //! Applying a committed command: members and volumes come and go. (Targets: [`crate::targets`].)
 
-use crate::command::{Command, Outcome, Refusal, RefusalKind, Severity};
+use crate::command::{Command, Note, Outcome, Refusal, RefusalKind, Severity};
+use crate::formats::Promise;
 use crate::state::{ClusterIdentity, ClusterState, MAX_VOLUME_BYTES, SIZE_UNIT_BYTES, VolumeEntry};
 use alloc::{collections::BTreeMap, format, string::String};
 use base::{
-    ByteCount, ClusterId, CommittedReservations, Epoch, EpochReason, InstanceId, NodeId, VolumeConfig,
-    VolumeId,
+    ByteCount, ClusterId, CommittedReservations, Epoch, EpochReason, Formats, InstanceId, NodeId,
+    VolumeConfig, VolumeId,
 };
 use control::link::Member;
 use control::settings::{TIME_SCALES, is_name};
@@ -22,10 +23,11 @@ impl ClusterState {
     /// Applies one committed command. The same commands in the same order make the same state on every node.
     pub fn apply(&mut self, command: &Command) -> Outcome {
         let applied = match command {
-            Command::CreateCluster { id, portal, time_scale_percent, first } => {
-                self.create_cluster(*id, *portal, *time_scale_percent, first)
+            Command::CreateCluster { id, portal, time_scale_percent, first, formats } => {
+                self.create_cluster(*id, *portal, *time_scale_percent, first, formats)
             }
-            Command::AddMember(member) => self.add_member(member),
+            Command::AddMember { member, formats } => self.add_member(member, formats),
+            Command::Promise { node, number, formats } => self.promise(*node, *number, formats),
             Command::RemoveMember { node } => self.remove_member(*node),
             Command::CreateVolume { id, name, size, write_back, presentation } => {
                 self.create_volume(*id, name, *size, *write_back, *presentation)
@@ -68,6 +70,7 @@ impl ClusterState {
         portal: SocketAddr,
         time_scale_percent: u32,
         first: &Member,
+        formats: &Formats,
     ) -> Applied {
         if let Some(cluster) = &self.cluster {
             return refuse(RefusalKind::Exists, format!("this node is in cluster {} already", cluster.id));
@@ -88,12 +91,22 @@ impl ClusterState {
             );
         }
         check_member(first)?;
+        if !formats.are_sound() {
+            return refuse(
+                RefusalKind::Invalid,
+                format!("{} understands nothing of some format", first.name),
+            );
+        }
+        self.version = formats.state.newest;
+        self.metadata_version = formats.metadata.newest;
+        self.pool_version = formats.pool.newest;
+        self.promises.insert(first.node, Promise { number: 0, formats: *formats });
         self.cluster = Some(ClusterIdentity { id, generation: 1, portal, time_scale_percent });
         self.members.insert(first.node, first.clone());
         Ok(Outcome::told(Severity::Info, format!("Cluster {id} was created by {}.", first.name)))
     }
 
-    fn add_member(&mut self, member: &Member) -> Applied {
+    fn add_member(&mut self, member: &Member, formats: &Formats) -> Applied {
         self.need_cluster()?;
         check_member(member)?;
         if self.members.get(&member.node) == Some(member) {
@@ -122,7 +135,9 @@ impl ClusterState {
         if !member.data && self.members.values().any(|m| !m.data) {
             return refuse(RefusalKind::Exists, "the cluster has a witness already".into());
         }
+        self.check_formats(&member.name, formats)?;
         self.members.insert(member.node, member.clone());
+        self.promises.insert(member.node, Promise { number: 0, formats: *formats });
         let role = if member.data { "data node" } else { "witness" };
         Ok(Outcome::told(Severity::Info, format!("{} joined the cluster as {role}.", member.name)))
     }
@@ -142,7 +157,10 @@ impl ClusterState {
         }
         let text = format!("{} left the cluster.", member.name);
         self.members.remove(&node);
-        Ok(Outcome::told(Severity::Warning, text))
+        self.promises.remove(&node);
+        let mut notes = self.raise_levels();
+        notes.insert(0, Note { severity: Severity::Warning, text });
+        Ok(Outcome::Applied { notes })
     }
 
     fn create_volume(

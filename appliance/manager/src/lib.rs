@@ -3,6 +3,7 @@
 //! - [`raft`]: consensus, durable in `raft.redb`; [`proposals`]: commands to the leader, from any node.
 //! - [`server`] and [`peers`]: the cluster port, and connections to the others' ([`messages`], mutual TLS).
 //! - [`pairing`]: how a node comes in; [`membership`]: who is let in, and who votes (S19).
+//! - [`formats`]: what this node's releases understand, promised to the others, and what is in force, for PID 1.
 //! - [`heartbeat`]: signs of life, leases, promotions (S3, S5, S6).
 //! - [`link`]: the storage process of this node; [`api`], [`status`], [`hand_over`], [`grow`],
 //!   [`events`]: the control socket.
@@ -20,6 +21,7 @@
 mod api;
 mod clock;
 mod events;
+mod formats;
 mod grow;
 mod hand_over;
 mod heartbeat;

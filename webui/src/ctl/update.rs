@@ -356,6 +356,7 @@ mod tests {
             quorum: true,
             members: ["a", "b", "witness"].map(member).into(),
             portal: None,
+            formats: None,
         });
         Status {
             node: node.to_owned(),

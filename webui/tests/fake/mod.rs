@@ -149,6 +149,7 @@ pub fn healthy() -> World {
                     member("witness", Role::Witness, "127.0.0.13"),
                 ],
                 portal: Some("127.0.0.50:3260".parse().unwrap()),
+                formats: None,
             }),
             volumes: vec![volume("demo", ByteCount::gib(200))],
             targets: vec![TargetStatus {

@@ -51,6 +51,9 @@ impl TestNode {
             web: false,
         };
         std::fs::write(dir.join(paths::SETTINGS), serde_json::to_vec(&settings).unwrap()).unwrap();
+        std::fs::create_dir(dir.join(paths::RUN_DIR)).unwrap();
+        let understood = serde_json::to_vec(&base::Formats::CURRENT).unwrap();
+        std::fs::write(dir.join(paths::UNDERSTOOD), understood).unwrap();
         Self { settings, dir, runtime: None, node: None, storage: None, _home: home }
     }
 
