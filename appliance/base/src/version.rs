@@ -48,10 +48,9 @@ impl Versions {
     }
 }
 
-/// The newest version that this build understands, `version` being the release's: one more if it was built with
-/// `FUTAGO_NEXT_VERSIONS=1`, as the release after this one would be. Nothing but the number differs then; ci/versions runs
-/// the two together.
+/// The newest version that this build understands, `version` being the release's: one more with the feature `next-versions`,
+/// as the release after this one would. Nothing but the number differs then; ci/versions runs the two together.
 #[must_use]
 pub const fn next(version: u16) -> u16 {
-    if option_env!("FUTAGO_NEXT_VERSIONS").is_some() { version + 1 } else { version }
+    if cfg!(feature = "next-versions") { version + 1 } else { version }
 }

@@ -517,11 +517,7 @@ fn a_rewind_of_one_bit_in_a_frame_is_noticed() {
 /// them after, and one that was cut short is gone on with.
 #[test]
 fn records_are_written_anew_when_the_version_rises() {
-    let mut w = World::of(base::ByteCount::mib(512));
-    w.promote(0);
-    w.commit(0);
-    w.run(2000);
-    assert!(w.status(0).serving);
+    let mut w = World::of(base::ByteCount::mib(512)).into_healthy();
     w.write(0, 1, 1);
     w.run(1000);
     let (old, new) = (META_VERSION, META_VERSION + 1);

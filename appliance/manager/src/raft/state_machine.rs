@@ -62,6 +62,7 @@ pub(crate) fn load(store: &Store) -> Result<Applied, StoreError> {
 
 fn parse(data: &[u8]) -> Result<ClusterState, Box<dyn Error + Send + Sync>> {
     let state: ClusterState = serde_json::from_slice(data)?;
+    state.check_levels()?;
     state.validate()?;
     Ok(state)
 }

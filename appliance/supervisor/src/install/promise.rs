@@ -57,12 +57,16 @@ impl Promise {
         }
     }
 
-    /// Without it nothing new is promised, and all else works.
+    /// Without it nothing new is promised, and all else works. Before there is a folder for it nobody asks: see
+    /// [`Promise::repeat`].
     fn write(&self, formats: &Formats) {
         let path = self.dir.join(paths::UNDERSTOOD);
         let written = serde_json::to_vec(formats).map_err(std::io::Error::from);
-        if let Err(error) = written.and_then(|text| write_atomically(&path, &text)) {
-            tracing::warn!("{}: {error}", path.display());
+        match written.and_then(|text| write_atomically(&path, &text)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("{}: {error}", path.display());
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 
