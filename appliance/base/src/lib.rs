@@ -12,6 +12,7 @@
 extern crate alloc;
 
 mod bytes;
+pub mod formats;
 mod id;
 mod reservations;
 mod time;
@@ -20,6 +21,7 @@ mod version;
 mod volume;
 
 pub use bytes::{DecodeError, Reader, Writer, crc32c};
+pub use formats::{Format, Formats, Levels};
 pub use id::{ClusterId, InstanceId, NodeId, ReplicaId, SessionId, VolumeId};
 pub use reservations::{
     CommittedReservations, InitiatorPort, MAX_ISCSI_NAME_BYTES, MAX_REGISTRATIONS, Registration, Reservation,

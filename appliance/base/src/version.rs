@@ -1,8 +1,11 @@
-//! Versions of what two nodes say to each other: each release speaks its own and those before it that it names, so that
-//! the nodes of a cluster can be updated one after the other.
+//! Versions of one format: each release understands its own and those before it that it names, so that the nodes of a
+//! cluster can be updated one after the other.
 
-/// The versions of one protocol that a build speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// The versions of one format that a build understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
     /// The first.
     pub oldest: u16,
@@ -10,7 +13,23 @@ pub struct Versions {
     pub newest: u16,
 }
 
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.oldest == self.newest {
+            write!(f, "version {}", self.newest)
+        } else {
+            write!(f, "versions {} to {}", self.oldest, self.newest)
+        }
+    }
+}
+
 impl Versions {
+    /// One alone.
+    #[must_use]
+    pub const fn only(version: u16) -> Self {
+        Self { oldest: version, newest: version }
+    }
+
     /// All of them, the newest first.
     pub fn descending(self) -> impl Iterator<Item = u16> {
         (self.oldest..=self.newest).rev()
@@ -21,12 +40,17 @@ impl Versions {
     pub const fn contain(self, version: u16) -> bool {
         self.oldest <= version && version <= self.newest
     }
+
+    /// Whether one of them is one of `other`, too.
+    #[must_use]
+    pub const fn meet(self, other: Self) -> bool {
+        self.oldest <= other.newest && other.oldest <= self.newest
+    }
 }
 
-/// The newest version that this build speaks, `version` being the release's: one more if it was built with
-/// `FUTAGO_NEXT_VERSIONS=1`, as the release after this one would be. Nothing but the number differs then; ci/versions runs
-/// the two together.
+/// The newest version that this build understands, `version` being the release's: one more with the feature `next-versions`,
+/// as the release after this one would. Nothing but the number differs then; ci/versions runs the two together.
 #[must_use]
 pub const fn next(version: u16) -> u16 {
-    if option_env!("FUTAGO_NEXT_VERSIONS").is_some() { version + 1 } else { version }
+    if cfg!(feature = "next-versions") { version + 1 } else { version }
 }

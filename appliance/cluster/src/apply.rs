@@ -2,11 +2,13 @@
 //! [`crate::targets`].)
 
 use crate::command::{Command, Outcome, Refusal, RefusalKind, Severity};
+use crate::formats::Promise;
 use crate::members::check_member;
 use crate::state::{ClusterIdentity, ClusterState, MAX_VOLUME_BYTES, SIZE_UNIT_BYTES, VolumeEntry};
 use alloc::{collections::BTreeMap, format, string::String};
 use base::{
-    ByteCount, ClusterId, CommittedReservations, Epoch, EpochReason, InstanceId, VolumeConfig, VolumeId,
+    ByteCount, ClusterId, CommittedReservations, Epoch, EpochReason, Formats, InstanceId, VolumeConfig,
+    VolumeId,
 };
 use control::link::Member;
 use control::settings::{TIME_SCALES, is_name};
@@ -20,10 +22,11 @@ impl ClusterState {
     /// Applies one committed command. The same commands in the same order make the same state on every node.
     pub fn apply(&mut self, command: &Command) -> Outcome {
         let applied = match command {
-            Command::CreateCluster { id, portal, time_scale_percent, first } => {
-                self.create_cluster(*id, *portal, *time_scale_percent, first)
+            Command::CreateCluster { id, portal, time_scale_percent, first, formats } => {
+                self.create_cluster(*id, *portal, *time_scale_percent, first, formats)
             }
-            Command::AddMember(member) => self.add_member(member),
+            Command::AddMember { member, formats } => self.add_member(member, formats),
+            Command::Promise { node, number, formats } => self.promise(*node, *number, formats),
             Command::RemoveMember { node } => self.remove_member(*node),
             Command::AddCopy { volume, node } => self.add_copy(*volume, *node),
             Command::CreateVolume { id, name, size, write_back, presentation } => {
@@ -67,6 +70,7 @@ impl ClusterState {
         portal: SocketAddr,
         time_scale_percent: u32,
         first: &Member,
+        formats: &Formats,
     ) -> Applied {
         if let Some(cluster) = &self.cluster {
             return refuse(RefusalKind::Exists, format!("this node is in cluster {} already", cluster.id));
@@ -87,6 +91,16 @@ impl ClusterState {
             );
         }
         check_member(first)?;
+        if !formats.are_sound() {
+            return refuse(
+                RefusalKind::Invalid,
+                format!("{} understands nothing of some format", first.name),
+            );
+        }
+        self.version = formats.state.newest;
+        self.metadata_version = formats.metadata.newest;
+        self.pool_version = formats.pool.newest;
+        self.promises.insert(first.node, Promise { number: 0, formats: *formats });
         self.cluster = Some(ClusterIdentity { id, generation: 1, portal, time_scale_percent });
         self.members.insert(first.node, first.clone());
         Ok(Outcome::told(Severity::Info, format!("Cluster {id} was created by {}.", first.name)))

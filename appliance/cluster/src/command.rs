@@ -1,7 +1,7 @@
 //! What is proposed to the voters, and what comes of it.
 
 use alloc::{format, string::String, vec::Vec};
-use base::{ByteCount, ClusterId, Epoch, NodeId, Proposal, ReservationProposal, VolumeId};
+use base::{ByteCount, ClusterId, Epoch, Formats, NodeId, Proposal, ReservationProposal, VolumeId};
 use control::api::Answer;
 use control::link::Member;
 use control::names::Pattern;
@@ -24,9 +24,25 @@ pub enum Command {
         time_scale_percent: u32,
         /// The node that creates it: a data node.
         first: Member,
+        /// What its releases understand: the newest of each is in force at once.
+        formats: Formats,
     },
     /// A paired node joins. Repeated with equal data it changes nothing.
-    AddMember(Member),
+    AddMember {
+        /// The node.
+        member: Member,
+        /// What its releases understand.
+        formats: Formats,
+    },
+    /// A member promises that every release that it may start understands this.
+    Promise {
+        /// Which member.
+        node: NodeId,
+        /// One more than that of its last promise.
+        number: u64,
+        /// What they understand.
+        formats: Formats,
+    },
     /// A node leaves, and its copies of volumes with it. It may be primary of none and hold the only in-sync copy of none.
     RemoveMember {
         /// Which.

@@ -3,6 +3,7 @@
 //! - [`ClusterState`]: what the Raft log adds up to. [`ClusterState::apply`] is a function of the state and the
 //!   [`Command`] alone, so that every voter reaches the same state; it is where "who may propose what" is enforced
 //!   (S2, S3, S8, S15, S21, S22).
+//! - [`Promise`]: what each node's releases understand, and with it the versions in which things are written down.
 //! - [`lease`]: the right to serve (S5): the voter's side, the asker's side, and the storage process's guard.
 //! - [`liveness`]: who is heard, and who hears.
 //! - [`promotion`]: when this node proposes itself as primary (S3, S6), and what a hand-over request means.
@@ -25,6 +26,7 @@ extern crate alloc;
 
 mod apply;
 mod command;
+mod formats;
 pub mod lease;
 pub mod liveness;
 mod members;
@@ -37,14 +39,11 @@ mod volume;
 mod voters;
 
 pub use command::{Command, Note, Outcome, Refusal, RefusalKind, Severity};
+pub use formats::Promise;
 pub use members::COPIES;
-pub use state::{
-    ClusterIdentity, ClusterState, LastNumber, MAX_VOLUME_BYTES, STATE_VERSION, StateError, VolumeEntry,
-};
+pub use state::{ClusterIdentity, ClusterState, LastNumber, MAX_VOLUME_BYTES, StateError, VolumeEntry};
 pub use voters::Voters;
 
-/// Version of the messages between cluster managers.
-pub const MESSAGES_VERSION: u16 = 1;
-/// What this build speaks; which of them a connection has is agreed when it is made (docs/wire.md).
-pub const MESSAGES: base::Versions =
-    base::Versions { oldest: MESSAGES_VERSION, newest: base::next(MESSAGES_VERSION) };
+/// The versions of the messages between cluster managers that this build speaks; which of them a connection has is agreed
+/// when it is made (docs/wire.md).
+pub const MESSAGES: base::Versions = base::Formats::CURRENT.cluster;

@@ -7,9 +7,10 @@
 
 use crate::apply::{Applied, refuse};
 use crate::command::{Note, Outcome, Refusal, RefusalKind, Severity};
+use crate::formats::Promise;
 use crate::state::{ClusterState, VolumeEntry};
 use alloc::{format, string::String, vec::Vec};
-use base::{EpochReason, NodeId, VolumeId};
+use base::{EpochReason, Formats, NodeId, VolumeId};
 use control::link::Member;
 use control::settings::is_name;
 
@@ -19,7 +20,7 @@ const MAX_DATA_NODES: usize = 3;
 pub const COPIES: usize = 2;
 
 impl ClusterState {
-    pub(crate) fn add_member(&mut self, member: &Member) -> Applied {
+    pub(crate) fn add_member(&mut self, member: &Member, formats: &Formats) -> Applied {
         self.need_cluster()?;
         check_member(member)?;
         if self.members.get(&member.node) == Some(member) {
@@ -48,7 +49,9 @@ impl ClusterState {
         if !member.data && self.members.values().any(|m| !m.data) {
             return refuse(RefusalKind::Exists, "the cluster has a witness already".into());
         }
+        self.check_formats(&member.name, formats)?;
         self.members.insert(member.node, member.clone());
+        self.promises.insert(member.node, Promise { number: 0, formats: *formats });
         let role = if member.data { "data node" } else { "witness" };
         Ok(Outcome::told(Severity::Info, format!("{} joined the cluster as {role}.", member.name)))
     }
@@ -80,8 +83,10 @@ impl ClusterState {
         self.check_removal(node)?;
         let name = self.name_of(node);
         self.members.remove(&node);
+        self.promises.remove(&node);
         let mut notes =
             Vec::from([Note { severity: Severity::Warning, text: format!("{name} left the cluster.") }]);
+        notes.extend(self.raise_levels());
         for entry in self.volumes.values_mut() {
             entry.proposals.remove(&node);
             entry.promotions.remove(&node);

@@ -1,11 +1,15 @@
 //! What the voters agree on: data, look-ups, self-check.
 
+use crate::formats::Promise;
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     format,
     string::String,
 };
-use base::{ByteCount, ClusterId, CommittedReservations, Epoch, InstanceId, NodeId, VolumeConfig, VolumeId};
+use base::{
+    ByteCount, ClusterId, CommittedReservations, Epoch, Formats, InstanceId, Levels, NodeId, VolumeConfig,
+    VolumeId,
+};
 use control::link::{CommittedState, Member, Volume};
 use control::settings::{Timing, is_name};
 use control::targets::{Presentation, Target};
@@ -13,8 +17,6 @@ use core::fmt;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
-/// The version of [`ClusterState`]'s JSON form that this build writes and reads.
-pub const STATE_VERSION: u32 = 3;
 /// Sizes are multiples of this many bytes.
 pub(crate) const SIZE_UNIT_BYTES: u64 = 4096;
 /// Largest volume: what a VMFS datastore can use of one LUN.
@@ -24,12 +26,18 @@ pub const MAX_VOLUME_BYTES: u64 = 62 << 40;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterState {
-    /// [`STATE_VERSION`].
-    pub version: u32,
+    /// Version of its JSON form, and of the commands in the log; raised like the other levels ([`crate::formats`]).
+    pub version: u16,
+    /// The version in which replicas' metadata is written.
+    pub metadata_version: u16,
+    /// The version in which labels and tables of data disks are written.
+    pub pool_version: u16,
     /// `None` until the cluster is created.
     pub cluster: Option<ClusterIdentity>,
     /// Everyone.
     pub members: BTreeMap<NodeId, Member>,
+    /// What each member has promised to understand.
+    pub promises: BTreeMap<NodeId, Promise>,
     /// Every volume.
     pub volumes: BTreeMap<VolumeId, VolumeEntry>,
     /// Every target, by iSCSI name.
@@ -114,10 +122,14 @@ impl core::error::Error for StateError {}
 
 impl Default for ClusterState {
     fn default() -> Self {
+        let Levels { metadata, pool, state } = Levels::OLDEST;
         Self {
-            version: STATE_VERSION,
+            version: state,
+            metadata_version: metadata,
+            pool_version: pool,
             cluster: None,
             members: BTreeMap::new(),
+            promises: BTreeMap::new(),
             volumes: BTreeMap::new(),
             targets: BTreeMap::new(),
             deleted: BTreeSet::new(),
@@ -188,16 +200,26 @@ impl ClusterState {
             deleted: self.deleted.iter().copied().collect(),
             portal: Some(cluster.portal),
             timing: Timing::at_scale(cluster.time_scale_percent),
+            levels: self.levels(),
         })
+    }
+
+    /// Whether this release understands what is in force. To be asked of every state that was read from disk or received.
+    pub fn check_levels(&self) -> Result<(), StateError> {
+        if let Some((format, level)) = Formats::CURRENT.lack(&self.levels()) {
+            let known = Formats::CURRENT.of(format);
+            return Err(StateError(format!(
+                "version {level} of {format} is in force; this release understands {} to {}",
+                known.oldest, known.newest
+            )));
+        }
+        Ok(())
     }
 
     /// Checks every invariant; the first breach is returned. Holds after every [`ClusterState::apply`], and is to be
     /// checked on every state that was read from disk or received.
     pub fn validate(&self) -> Result<(), StateError> {
         let fault = |text: String| Err(StateError(text));
-        if self.version != STATE_VERSION {
-            return fault(format!("version {} is unknown; this build reads {STATE_VERSION}", self.version));
-        }
         if self.cluster.is_none()
             && !(self.members.is_empty() && self.volumes.is_empty() && self.targets.is_empty())
         {
@@ -216,6 +238,14 @@ impl ClusterState {
         }
         for (id, entry) in &self.volumes {
             self.validate_volume(*id, entry)?;
+        }
+        for (node, promise) in &self.promises {
+            if !self.members.contains_key(node) {
+                return fault(format!("a promise of node {node}, which is no member"));
+            }
+            if !promise.formats.are_sound() || promise.formats.lack(&self.levels()).is_some() {
+                return fault(format!("{} has not promised what is in force", self.name_of(*node)));
+            }
         }
         self.validate_targets()
     }

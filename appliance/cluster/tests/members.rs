@@ -78,7 +78,7 @@ fn a_volume_gets_a_copy_on_a_node_that_joins_later() {
 
     // Of the name and at the address of the one that left.
     let replacement = control::link::Member { node: C, ..member(B, "b", true) };
-    done(&mut s, Command::AddMember(replacement));
+    done(&mut s, add(replacement));
     let short: Vec<_> = s.short_of_copies().map(|entry| entry.config.volume).collect();
     assert_eq!(short, [V]);
     assert_eq!(done(&mut s, copy(C)), ["Volume demo gets a copy on b (epoch 4)."]);
@@ -91,6 +91,6 @@ fn a_volume_gets_a_copy_on_a_node_that_joins_later() {
     let Outcome::Refused(_) = s.apply(&promote(C, 33, 1, 4)) else { panic!("S3") };
     done(&mut s, proposal(A, 11, 1, 4, Change::Grow { add: C }));
     const D: NodeId = NodeId(5);
-    done(&mut s, Command::AddMember(member(D, "d", true)));
+    done(&mut s, add(member(D, "d", true)));
     refused(&mut s, copy(D), "has 2 copies already");
 }

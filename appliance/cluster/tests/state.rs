@@ -215,13 +215,13 @@ fn targets_and_volumes_name_what_is_in_the_way() {
 #[test]
 fn members_are_unique() {
     let mut s = ClusterState::default();
-    assert_eq!(kind(&s.apply(&Command::AddMember(member(B, "b", true)))), Some(RefusalKind::Unavailable));
+    assert_eq!(kind(&s.apply(&add(member(B, "b", true)))), Some(RefusalKind::Unavailable));
     let mut s = demo();
-    assert_eq!(s.apply(&Command::AddMember(member(B, "b", true))), Outcome::done(), "again, equal");
+    assert_eq!(s.apply(&add(member(B, "b", true))), Outcome::done(), "again, equal");
     for (node, name, data) in
         [(B, "c", true), (NodeId(5), "b", true), (NodeId(5), "w2", false), (NodeId(0), "x", true)]
     {
-        assert!(kind(&apply(&mut s, Command::AddMember(member(node, name, data)))).is_some(), "{name}");
+        assert!(kind(&apply(&mut s, add(member(node, name, data)))).is_some(), "{name}");
     }
 }
 
@@ -233,11 +233,12 @@ fn the_state_survives_json_and_foreign_ones_are_refused() {
     apply(&mut s, map_lun("iqn.2026-11.local:x", 3, "demo"));
     let json = serde_json::to_string(&s).unwrap();
     assert_eq!(serde_json::from_str::<ClusterState>(&json).unwrap(), s);
-    let present = format!("\"version\":{STATE_VERSION}");
-    for other in [STATE_VERSION - 1, STATE_VERSION + 1] {
+    let levels = s.levels();
+    let present = format!("\"version\":{}", levels.state);
+    for other in [Levels::OLDEST.state - 1, Levels::NEWEST.state + 1] {
         let foreign = json.replacen(&present, &format!("\"version\":{other}"), 1);
         let foreign = serde_json::from_str::<ClusterState>(&foreign).unwrap();
-        assert!(foreign.validate().unwrap_err().to_string().contains(&format!("version {other}")));
+        assert!(foreign.check_levels().unwrap_err().to_string().contains(&format!("version {other}")));
     }
     assert!(serde_json::from_str::<ClusterState>(&json.replacen("\"version\"", "\"verzion\"", 1)).is_err());
     let command = proposal(A, 11, 1, 2, Change::Shrink { keep: set(&[A]) });

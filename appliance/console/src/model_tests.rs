@@ -52,6 +52,7 @@ fn known(volumes: &[&str]) -> Event {
         quorum: true,
         members: vec![member("a", true), member("b", false)],
         portal: Some("192.0.2.50:3260".parse().unwrap()),
+        formats: None,
     };
     let status = Status {
         node: "a".into(),

@@ -2,7 +2,7 @@
 //! `GET /events?after=N` answers a list of [`Event`]; all on [`crate::paths::CLUSTER_SOCKET`].
 
 use alloc::{string::String, vec::Vec};
-use base::{ByteCount, Epoch};
+use base::{ByteCount, Epoch, Levels};
 use core::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,9 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Where initiators connect.
     pub portal: Option<SocketAddr>,
+    /// The versions in which things are written down.
+    #[serde(default)]
+    pub formats: Option<Levels>,
 }
 
 /// One member.

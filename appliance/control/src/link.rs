@@ -4,7 +4,7 @@
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 use base::{
-    ByteCount, ClusterId, CommittedReservations, Epoch, InstanceId, Monotonic, NodeId, Proposal,
+    ByteCount, ClusterId, CommittedReservations, Epoch, InstanceId, Levels, Monotonic, NodeId, Proposal,
     ReservationProposal, VolumeConfig, VolumeId,
 };
 use core::net::SocketAddr;
@@ -72,6 +72,8 @@ pub struct CommittedState {
     pub portal: Option<SocketAddr>,
     /// Time-outs.
     pub timing: Timing,
+    /// The versions in which things are written down.
+    pub levels: Levels,
 }
 
 /// A member of the cluster as its peers need it.

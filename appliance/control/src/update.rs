@@ -2,9 +2,35 @@
 //! at [`crate::paths::UPDATE_BUNDLE`] and answers 202, or 409 with a sentence. And [`ClusterUpdate`], what consoles tell each
 //! other of the update of all nodes.
 
-use alloc::string::String;
-use alloc::vec::Vec;
+use alloc::{string::String, vec::Vec};
+use base::{Formats, Levels};
 use serde::{Deserialize, Serialize};
+
+/// What a release has to understand to be started here. The cluster manager writes it to [`crate::paths::FORMATS`], PID 1 reads
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InUse {
+    /// The versions in which things are written down.
+    pub levels: Levels,
+    /// What this node has promised its cluster to understand; `None` while it is in none.
+    pub promised: Option<Formats>,
+    /// The other members.
+    pub members: Vec<MemberFormats>,
+}
+
+impl InUse {
+    /// As long as no cluster manager has told anything: all that this release may have written.
+    pub const UNKNOWN: Self = Self { levels: Levels::NEWEST, promised: None, members: Vec::new() };
+}
+
+/// What another member speaks and understands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberFormats {
+    /// Its name.
+    pub name: String,
+    /// As it has promised.
+    pub formats: Formats,
+}
 
 /// What runs, what would start next, and what became of the last update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

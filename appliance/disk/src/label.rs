@@ -6,7 +6,7 @@
 
 use crate::disk::{Disk, ZeroMode};
 use crate::error::{DiskError, ErrorKind};
-use crate::record::{self, BLOCK_BYTES, Chosen, Sequenced, Slot};
+use crate::record::{self, BLOCK_BYTES, Chosen, Sequenced, Slot, VERSIONS};
 use crate::table::SPACE_START_BYTES;
 use base::{ClusterId, DecodeError, NodeId, Reader};
 use std::fmt;
@@ -109,7 +109,10 @@ fn examine(disk: &Disk) -> Result<Examined, DiskError> {
     let first = record::read(disk, PLACES[0], BLANK_BYTES);
     let second = record::read(disk, PLACES[1], BLOCK_BYTES);
     let slot = |read: &Result<Vec<u8>, DiskError>| match read {
-        Ok(bytes) => record::open("label", MAGIC, bytes.get(..BLOCK_BYTES).unwrap_or_default(), decode),
+        Ok(bytes) => {
+            let block = bytes.get(..BLOCK_BYTES).unwrap_or_default();
+            record::open(VERSIONS, "label", MAGIC, block, decode)
+        }
         Err(error) => Slot::Damaged(error.to_string()),
     };
     let slots = [slot(&first), slot(&second)];
@@ -176,17 +179,17 @@ pub fn forget(disk: &Disk, node: NodeId) -> Result<(), DiskError> {
 
 /// Writes the bad or old copy anew, so that both hold the label.
 pub(crate) fn repair(disk: &Disk, chosen: &Chosen<Label>) -> Result<(), DiskError> {
-    record::repair(disk, "label", PLACES, chosen, &encode(&chosen.record))
+    record::repair(disk, "label", PLACES, chosen, &encode(&chosen.record, chosen.version))
 }
 
-/// Writes both copies in turn (S12).
-pub(crate) fn store(disk: &Disk, label: &Label) -> Result<(), DiskError> {
-    let bytes = encode(label);
+/// Writes both copies in turn (S12), in `version`.
+pub(crate) fn store(disk: &Disk, label: &Label, version: u16) -> Result<(), DiskError> {
+    let bytes = encode(label, version);
     PLACES.iter().try_for_each(|place| record::write(disk, *place, &bytes))
 }
 
-fn encode(label: &Label) -> Vec<u8> {
-    let mut block = record::begin(MAGIC);
+fn encode(label: &Label, version: u16) -> Vec<u8> {
+    let mut block = record::begin(MAGIC, version);
     block.u64(label.sequence).u64(label.identity.cluster.0).u64(label.identity.node.0).u64(label.disk.0);
     block.u32(u32::try_from(label.members.len()).unwrap_or(u32::MAX)).u32(0);
     for member in &label.members {
@@ -247,11 +250,11 @@ mod tests {
             disk: DiskId(7),
             members: vec![DiskId(6), DiskId(7)],
         };
-        let mut bytes = encode(&label);
-        assert_eq!(record::open("label", MAGIC, &bytes, decode), Slot::Valid(label));
+        let mut bytes = encode(&label, 1);
+        assert_eq!(record::open(VERSIONS, "label", MAGIC, &bytes, decode), Slot::Valid(label, 1));
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let found = record::open("label", MAGIC, &bytes, decode);
+            let found = record::open(VERSIONS, "label", MAGIC, &bytes, decode);
             assert!(matches!(found, Slot::Damaged(_) | Slot::Alien), "bit {bit}: {found:?}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
@@ -267,7 +270,21 @@ mod tests {
             Label { members: Vec::new(), ..sane.clone() },
             Label { members: vec![DiskId(7); MAX_MEMBERS + 1], ..sane },
         ] {
-            assert!(matches!(record::open("label", MAGIC, &encode(&label), decode), Slot::Damaged(_)));
+            let found = record::open(VERSIONS, "label", MAGIC, &encode(&label, 1), decode);
+            assert!(matches!(found, Slot::Damaged(_)));
+        }
+    }
+    #[test]
+    fn a_label_is_read_in_every_version_that_is_understood_and_in_no_other() {
+        let known = base::Versions { oldest: 6, newest: 7 };
+        let label =
+            Label { sequence: 1, identity: Identity::default(), disk: DiskId(7), members: vec![DiskId(7)] };
+        let open = |version| record::open(known, "label", MAGIC, &encode(&label, version), decode);
+        for version in known.descending() {
+            assert_eq!(open(version), Slot::Valid(label.clone(), version));
+        }
+        for version in [5, 8] {
+            assert_eq!(open(version), Slot::UnknownVersion(version.into()));
         }
     }
 }

@@ -6,6 +6,7 @@
 //! - Both copies of a label or table hold a change before any call returns that relies on it (S12).
 //! - Every write of a record carries a higher sequence than any before it, the failed ones included.
 //! - Space with a living [`Space`] handle is not freed.
+//! - Records are written in the version in force as it was told last, before that in the highest one that was found.
 //!
 //! All calls wait for the disks. They are rare (create, grow, delete); the long part, zeroing, can be done on another
 //! thread between [`Pool::reserve`] and [`Pool::commit`]. The pool is `Send`.
@@ -17,7 +18,7 @@ use crate::label::{self, Content, DiskId, Identity, Label, MAX_MEMBERS};
 use crate::recover;
 use crate::space::{Piece, Space};
 use crate::table::{self, AreaKind, EXTENT_BYTES, Run, SPACE_START_BYTES, Table};
-use base::{ByteCount, ReplicaId, VolumeId};
+use base::{ByteCount, Levels, ReplicaId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
@@ -64,12 +65,16 @@ struct Member {
     disk: Disk,
     label: Label,
     table: Table,
+    /// The older of their versions.
+    version: u16,
 }
 
 /// See the module's page.
 #[derive(Debug)]
 pub struct Pool {
     owner: Identity,
+    /// In which records are written.
+    version: u16,
     members: Vec<Member>,
     reserved: Vec<(Weak<()>, DiskId, Range<u64>)>,
     /// Areas with half an allocation that could not be undone: behind it nothing may follow (`recover.rs`).
@@ -106,13 +111,17 @@ impl Pool {
             label::repair(disk, label)?;
             table::repair(disk, table)?;
         }
+        let versions = found.iter().flat_map(|(_, label, table)| [label.version, table.version]);
+        let version = versions.max().unwrap_or(Levels::OLDEST.pool);
         let members = found.into_iter().map(|(disk, label, table)| Member {
             disk,
+            version: label.version.min(table.version),
             label: label.record,
             table: table.record,
         });
         let mut pool = Self {
             owner,
+            version,
             members: members.collect(),
             reserved: Vec::new(),
             half_done: BTreeSet::new(),
@@ -174,9 +183,9 @@ impl Pool {
         let label = Label { sequence: 1, identity: self.owner, disk: id, members };
         let table = Table { disk: id, sequence: 1, runs: Vec::new() };
         // Table first: a label promises one. A crash in between leaves a blank disk.
-        table::store(&disk, &table)?;
-        label::store(&disk, &label)?;
-        self.members.push(Member { disk, label, table });
+        table::store(&disk, &table, self.version)?;
+        label::store(&disk, &label, self.version)?;
+        self.members.push(Member { disk, label, table, version: self.version });
         self.agree_on_labels()?;
         Ok(id)
     }
@@ -185,6 +194,26 @@ impl Pool {
     pub fn set_identity(&mut self, owner: Identity) -> Result<(), DiskError> {
         self.owner = owner;
         self.agree_on_labels()
+    }
+
+    /// Writes records in `version` from now on, if it is higher than before, and those anew that are of an older one. After
+    /// an error it can be asked for again.
+    pub fn set_version(&mut self, version: u16) -> Result<(), DiskError> {
+        self.version = self.version.max(version);
+        for index in 0..self.members.len() {
+            let Some(member) = self.members.get_mut(index).filter(|member| member.version < self.version)
+            else {
+                continue;
+            };
+            member.label.sequence += 1;
+            label::store(&member.disk, &member.label, self.version)?;
+            let disk = member.label.disk;
+            self.change_table(disk, |_| {})?;
+            if let Some(member) = self.members.get_mut(index) {
+                member.version = self.version;
+            }
+        }
+        Ok(())
     }
 
     /// The disks and their ids.
@@ -413,7 +442,7 @@ impl Pool {
         let mut table = member.table.clone();
         change(&mut table.runs);
         table.runs.sort_by_key(|run| run.disk_offset_bytes);
-        table::store(&member.disk, &table)?;
+        table::store(&member.disk, &table, self.version)?;
         member.table = table;
         Ok(())
     }
@@ -443,7 +472,7 @@ impl Pool {
             }
             label.sequence += 1;
             let label = Label { identity: self.owner, members: members.clone(), ..label.clone() };
-            label::store(&member.disk, &label)?;
+            label::store(&member.disk, &label, self.version)?;
             member.label = label;
         }
         Ok(())

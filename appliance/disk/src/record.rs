@@ -1,7 +1,8 @@
 //! Records that live in two places (S12).
 //!
 //! Every record begins with an 8-byte magic and a version, and its first block ends with the CRC32C of the rest of
-//! that block; this framing is the same for all versions, so a build tells "newer than me" from "damaged".
+//! that block; this framing is the same for all versions, so a build tells "newer than me" from "damaged". It is read in
+//! every version that the release understands, and written in the one in force.
 //!
 //! A record is written to one place, made durable, then to the other, made durable; only then does anything rely on
 //! it. After a crash at any point at least one place holds a whole record, old or new, and either is right: nothing
@@ -10,14 +11,14 @@
 use crate::buffer::BufferPool;
 use crate::disk::Disk;
 use crate::error::{DiskError, ErrorKind};
-use base::{DecodeError, Reader, Writer, crc32c};
+use base::{DecodeError, Formats, Reader, Versions, Writer, crc32c};
 
 /// Bytes of a record's first (or only) block.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 /// Bytes of that block covered by its checksum.
 const SEALED_BYTES: usize = BLOCK_BYTES - 4;
-/// The only version that this build writes and reads.
-const VERSION: u32 = 1;
+/// What this build reads.
+pub(crate) const VERSIONS: Versions = Formats::CURRENT.pool;
 
 /// What one place holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,8 +31,8 @@ pub(crate) enum Slot<T> {
     Damaged(String),
     /// Ours and whole, of a version that this build does not know.
     UnknownVersion(u32),
-    /// A record.
-    Valid(T),
+    /// A record, and its version.
+    Valid(T, u16),
 }
 
 /// What a record must tell so that the newer of two can be found.
@@ -43,13 +44,14 @@ pub(crate) trait Sequenced: PartialEq {
 #[derive(Debug)]
 pub(crate) struct Chosen<T> {
     pub(crate) record: T,
+    pub(crate) version: u16,
     pub(crate) repair: [bool; 2],
 }
 
-/// Starts a block; [`seal`] ends it.
-pub(crate) fn begin(magic: [u8; 8]) -> Writer {
+/// Starts a block of `version`; [`seal`] ends it.
+pub(crate) fn begin(magic: [u8; 8], version: u16) -> Writer {
     let mut block = Writer::with_capacity(BLOCK_BYTES);
-    block.bytes(&magic).u32(VERSION).u32(0);
+    block.bytes(&magic).u32(version.into()).u32(0);
     block
 }
 
@@ -61,8 +63,9 @@ pub(crate) fn seal(mut block: Writer) -> Vec<u8> {
     block.into_vec()
 }
 
-/// Checks a block's frame and has `decode` read what [`begin`] and [`seal`] put around.
+/// Checks the frame of a block of one of the versions `known`, and has `decode` read what [`begin`] and [`seal`] put around.
 pub(crate) fn open<T>(
+    known: Versions,
     what: &'static str,
     magic: [u8; 8],
     bytes: &[u8],
@@ -81,23 +84,25 @@ pub(crate) fn open<T>(
     if crc32c(sealed).to_le_bytes() != crc {
         return Slot::Damaged(DecodeError::Checksum(what).to_string());
     }
-    match body(what, sealed, decode) {
+    match body(known, what, sealed, decode) {
         Ok(slot) => slot,
         Err(error) => Slot::Damaged(error.to_string()),
     }
 }
 
 fn body<T>(
+    known: Versions,
     what: &'static str,
     sealed: &[u8],
     decode: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,
 ) -> Result<Slot<T>, DecodeError> {
     let mut reader = Reader::new(what, sealed);
     reader.bytes(8)?;
-    let version = reader.u32()?;
-    if version != VERSION {
-        return Ok(Slot::UnknownVersion(version));
-    }
+    let number = reader.u32()?;
+    let version = match u16::try_from(number) {
+        Ok(version) if known.contain(version) => version,
+        _ => return Ok(Slot::UnknownVersion(number)),
+    };
     if reader.u32()? != 0 {
         return reader.invalid("reserved");
     }
@@ -106,7 +111,7 @@ fn body<T>(
     if padding.iter().any(|byte| *byte != 0) {
         return Err(DecodeError::Trailing(what));
     }
-    Ok(Slot::Valid(record))
+    Ok(Slot::Valid(record, version))
 }
 
 /// Picks the record to go by (S12): the newer of two whole ones, or the whole one. An unknown version in either
@@ -120,21 +125,24 @@ pub(crate) fn choose<T: Sequenced>(
     match slots {
         [Slot::UnknownVersion(version), _] | [_, Slot::UnknownVersion(version)] => refuse(
             ErrorKind::UnknownVersion,
-            format!("{what} of version {version}; this build reads {VERSION}"),
+            format!(
+                "{what} of version {version}; this release reads {} to {}",
+                VERSIONS.oldest, VERSIONS.newest
+            ),
         ),
-        [Slot::Valid(a), Slot::Valid(b)] => {
-            if a == b {
-                Ok(Chosen { record: a, repair: [false, false] })
+        [Slot::Valid(a, version), Slot::Valid(b, other)] => {
+            if a == b && version == other {
+                Ok(Chosen { record: a, version, repair: [false, false] })
             } else if a.sequence() == b.sequence() {
                 refuse(ErrorKind::Damaged, format!("the two copies of its {what} contradict each other"))
             } else if a.sequence() > b.sequence() {
-                Ok(Chosen { record: a, repair: [false, true] })
+                Ok(Chosen { record: a, version, repair: [false, true] })
             } else {
-                Ok(Chosen { record: b, repair: [true, false] })
+                Ok(Chosen { record: b, version: other, repair: [true, false] })
             }
         }
-        [Slot::Valid(record), _] => Ok(Chosen { record, repair: [false, true] }),
-        [_, Slot::Valid(record)] => Ok(Chosen { record, repair: [true, false] }),
+        [Slot::Valid(record, version), _] => Ok(Chosen { record, version, repair: [false, true] }),
+        [_, Slot::Valid(record, version)] => Ok(Chosen { record, version, repair: [true, false] }),
         [Slot::Damaged(reason), _] | [_, Slot::Damaged(reason)] => {
             refuse(ErrorKind::Damaged, format!("both copies of its {what} are damaged ({reason})"))
         }

@@ -3,7 +3,7 @@
 use crate::disk::Disk;
 use crate::error::{DiskError, ErrorKind};
 use crate::label::DiskId;
-use crate::record::{self, BLOCK_BYTES, Chosen, Sequenced, Slot};
+use crate::record::{self, BLOCK_BYTES, Chosen, Sequenced, Slot, VERSIONS};
 use base::{DecodeError, Reader, ReplicaId, VolumeId, Writer, crc32c};
 
 /// Volume space is given out in multiples of this many bytes.
@@ -68,7 +68,9 @@ struct Header {
 /// Reads the table of the disk with this id, changing nothing (S12).
 pub(crate) fn load(disk: &Disk, id: DiskId) -> Result<Chosen<Table>, DiskError> {
     let slots = PLACES.map(|place| match load_copy(disk, place) {
-        Ok(Slot::Valid(table)) if table.disk != id => Slot::Damaged(format!("it is of disk {}", table.disk)),
+        Ok(Slot::Valid(table, _)) if table.disk != id => {
+            Slot::Damaged(format!("it is of disk {}", table.disk))
+        }
         Ok(slot) => slot,
         Err(error) => Slot::Damaged(error.to_string()),
     });
@@ -79,13 +81,13 @@ pub(crate) fn load(disk: &Disk, id: DiskId) -> Result<Chosen<Table>, DiskError> 
 
 /// Writes the bad or old copy anew, so that both hold the table.
 pub(crate) fn repair(disk: &Disk, chosen: &Chosen<Table>) -> Result<(), DiskError> {
-    record::repair(disk, "allocation table", PLACES, chosen, &encode(&chosen.record))
+    record::repair(disk, "allocation table", PLACES, chosen, &encode(&chosen.record, chosen.version))
 }
 
 fn load_copy(disk: &Disk, place: u64) -> Result<Slot<Table>, DiskError> {
     let head = record::read(disk, place, BLOCK_BYTES)?;
-    let header = match record::open("allocation table", MAGIC, &head, decode_header) {
-        Slot::Valid(header) => header,
+    let (header, version) = match record::open(VERSIONS, "allocation table", MAGIC, &head, decode_header) {
+        Slot::Valid(header, version) => (header, version),
         Slot::Blank => return Ok(Slot::Blank),
         Slot::Alien => return Ok(Slot::Alien),
         Slot::Damaged(reason) => return Ok(Slot::Damaged(reason)),
@@ -97,18 +99,18 @@ fn load_copy(disk: &Disk, place: u64) -> Result<Slot<Table>, DiskError> {
         len => record::read(disk, place + BLOCK_BYTES as u64, len.next_multiple_of(BLOCK_BYTES))?,
     };
     Ok(match decode_runs(&header, body.get(..len_bytes).unwrap_or_default()) {
-        Ok(runs) => Slot::Valid(Table { disk: header.disk, sequence: header.sequence, runs }),
+        Ok(runs) => Slot::Valid(Table { disk: header.disk, sequence: header.sequence, runs }, version),
         Err(error) => Slot::Damaged(error.to_string()),
     })
 }
 
-/// Writes both copies in turn (S12).
-pub(crate) fn store(disk: &Disk, table: &Table) -> Result<(), DiskError> {
+/// Writes both copies in turn (S12), in `version`.
+pub(crate) fn store(disk: &Disk, table: &Table, version: u16) -> Result<(), DiskError> {
     if table.runs.len() > MAX_RUNS {
         let text = format!("{}: its allocation table is full ({MAX_RUNS} runs)", disk.name());
         return Err(DiskError::new(ErrorKind::NoSpace, text));
     }
-    let bytes = encode(table);
+    let bytes = encode(table, version);
     PLACES.iter().try_for_each(|place| record::write(disk, *place, &bytes))
 }
 
@@ -135,7 +137,7 @@ fn check(disk: &Disk, table: &Table) -> Result<(), DiskError> {
     Ok(())
 }
 
-fn encode(table: &Table) -> Vec<u8> {
+fn encode(table: &Table, version: u16) -> Vec<u8> {
     let mut body = Writer::with_capacity(table.runs.len() * RUN_BYTES);
     for run in &table.runs {
         let kind = match run.kind {
@@ -147,7 +149,7 @@ fn encode(table: &Table) -> Vec<u8> {
         body.u64(run.area_offset_bytes).u64(run.batch_end_bytes);
         body.u64(run.disk_offset_bytes).u64(run.len_bytes).u64(0);
     }
-    let mut block = record::begin(MAGIC);
+    let mut block = record::begin(MAGIC, version);
     block.u64(table.sequence).u64(table.disk.0);
     block.u32(u32::try_from(table.runs.len()).unwrap_or(u32::MAX)).u32(crc32c(body.as_slice()));
     let mut bytes = record::seal(block);
@@ -227,7 +229,8 @@ mod tests {
     }
 
     fn decode(bytes: &[u8]) -> Option<Table> {
-        let Slot::Valid(header) = record::open("table", MAGIC, bytes, decode_header) else { return None };
+        let opened = record::open(VERSIONS, "table", MAGIC, bytes, decode_header);
+        let Slot::Valid(header, 1) = opened else { return None };
         let body = bytes.get(BLOCK_BYTES..BLOCK_BYTES + header.count * RUN_BYTES)?;
         let runs = decode_runs(&header, body).ok()?;
         Some(Table { disk: header.disk, sequence: header.sequence, runs })
@@ -236,7 +239,7 @@ mod tests {
     #[test]
     fn tables_survive_encoding_up_to_the_limit() {
         for count in [0, 1, 7, MAX_RUNS as u64] {
-            let bytes = encode(&sample(count));
+            let bytes = encode(&sample(count), 1);
             assert!(bytes.len() <= BLOCK_BYTES + MAX_RUNS * RUN_BYTES);
             assert!(PLACES[0] + bytes.len() as u64 <= PLACES[1]);
             assert!(PLACES[1] + bytes.len() as u64 <= SPACE_START_BYTES);
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_found() {
-        let mut bytes = encode(&sample(3));
+        let mut bytes = encode(&sample(3), 1);
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&bytes), None, "bit {bit}");

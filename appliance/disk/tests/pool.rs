@@ -3,7 +3,7 @@
 
 mod common;
 
-use base::{ByteCount, ClusterId, NodeId, ReplicaId, VolumeId};
+use base::{ByteCount, ClusterId, Formats, NodeId, ReplicaId, VolumeId};
 use common::{OWNER, at_once, changed_sectors, disk, head_of, patch, path_of, scratch};
 use futago_disk::{
     AreaKind, BufferPool, Content, Disk, DiskError, Durability, EXTENT_BYTES, ErrorKind, Force, Identity,
@@ -192,6 +192,33 @@ fn a_newer_build_s_records_are_refused() {
         block[4092..].copy_from_slice(&crc.to_le_bytes());
         patch(&path, *place, &block);
         refused(&path, OWNER, ErrorKind::UnknownVersion);
+    }
+}
+
+/// Labels and tables of all disks are written anew in a version that comes into force, and a release that does not know it
+/// refuses each of them.
+#[test]
+fn records_are_written_anew_in_the_version_in_force() {
+    let directory = scratch();
+    let (present, higher) = (Formats::CURRENT.pool.newest, Formats::CURRENT.pool.newest + 1);
+    let version_at = |path: &Path, place: u64| head_of(path)[usize::try_from(place).unwrap() + 8];
+    let path = one_disk(&directory, "d");
+    let before = head_of(&path);
+    let mut pool = open(&[&path]).unwrap();
+    pool.set_version(present).unwrap();
+    assert!(head_of(&path) == before, "it has that version");
+    let second = disk(&directory, "e", 64);
+    let other = path_of(&second);
+    pool.add(second, Force::No).unwrap();
+    pool.set_version(higher).unwrap();
+    pool.allocate(VOLUME, REPLICA, AreaKind::Data, ByteCount::mib(16)).unwrap();
+    pool.set_version(present).unwrap();
+    drop(pool);
+    for path in [&path, &other] {
+        for place in LABELS.into_iter().chain(TABLES) {
+            assert_eq!(u16::from(version_at(path, place)), higher, "{path:?} at {place}");
+        }
+        refused(path, OWNER, ErrorKind::UnknownVersion);
     }
 }
 

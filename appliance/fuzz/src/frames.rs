@@ -43,7 +43,7 @@ pub fn target(data: &[u8]) {
 fn seal(shaped: &Shaped) -> [u8; HEADER_BYTES] {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     header.extend_from_slice(b"FtgR");
-    header.extend_from_slice(&replication::frame::WIRE_VERSION.to_le_bytes());
+    header.extend_from_slice(&base::formats::WIRE_VERSION.to_le_bytes());
     header.extend_from_slice(&(shaped.kind % 18).to_le_bytes());
     for number in shaped.numbers {
         header.extend_from_slice(&number.to_le_bytes());

@@ -4,6 +4,7 @@
 //! status and its first commands, whose writes lie within the areas.
 
 use arbitrary::{Arbitrary, Unstructured};
+use base::formats::META_VERSION;
 use base::{ByteCount, ClusterId, Epoch, InstanceId, Monotonic, NodeId, ReplicaId, VolumeId, crc32c};
 use core::ops::Range;
 use core::time::Duration;
@@ -55,7 +56,9 @@ pub fn target(data: &[u8]) {
     let size = ByteCount(u64::from(mib) * (2 << 20) + 4096);
     let layout = Layout::for_size(size).expect("a size that can be");
     let mut area = vec![0; usize::try_from(layout.meta_len.0).unwrap()];
-    for (offset, bytes) in format(IDENTITY, size, created.map(Epoch), in_sync).expect("a size that can be") {
+    for (offset, bytes) in
+        format(IDENTITY, size, created.map(Epoch), in_sync, META_VERSION).expect("a size that can be")
+    {
         let begin = usize::try_from(offset).unwrap();
         area[begin..begin + bytes.len()].copy_from_slice(&bytes);
     }

@@ -59,6 +59,7 @@ fn card(flaw: u8) -> Card {
         cluster_address: "127.1.0.1:1".parse().unwrap(),
         replication_address: "127.1.0.1:2".parse().unwrap(),
         certificate_sha256: if flaw == 3 { "ab".into() } else { "ab".repeat(32) },
+        formats: base::Formats::CURRENT,
     }
 }
 

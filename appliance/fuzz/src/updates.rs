@@ -3,9 +3,10 @@
 //! Checked: a header has one encoding; without the key's signature none is believed; whatever a believed one says can be
 //! judged.
 
+use control::update::InUse;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use update::bundle::SIGNED_BYTES;
-use update::{Claimed, Formats, PublicKey, Version, judge, verify};
+use update::{Claimed, PublicKey, Version, judge, verify};
 
 /// One header.
 pub fn target(data: &[u8]) {
@@ -20,7 +21,7 @@ pub fn target(data: &[u8]) {
     let bytes = [&signed[..], pair.sign(&signed).as_ref()].concat();
     assert_eq!(verify(&bytes, &[key]).as_ref(), Ok(&claimed.header));
     assert!(claimed.header.bundle_bytes() <= update::bundle::MOST_BYTES);
-    if let Err(refusal) = judge(&claimed.header, &Version::new(1, 0, 0), &Formats::CURRENT) {
+    if let Err(refusal) = judge(&claimed.header, &Version::new(1, 0, 0), &InUse::UNKNOWN) {
         assert!(!refusal.to_string().is_empty());
     }
 }

@@ -4,6 +4,7 @@
 //! - [`server`] and [`peers`]: the cluster port, and connections to the others' ([`messages`], mutual TLS).
 //! - [`pairing`]: how a node comes in; [`removal`]: how it goes; [`membership`]: who is let in, and who votes (S19);
 //!   [`copies`]: which nodes have room for a copy of a volume.
+//! - [`formats`]: what this node's releases understand, promised to the others, and what is in force, for PID 1.
 //! - [`heartbeat`]: signs of life, leases, promotions (S3, S5, S6).
 //! - [`link`]: the storage process of this node; [`api`], [`status`], [`hand_over`], [`grow`],
 //!   [`events`]: the control socket; [`tunnel`]: what the web processes of members say to each other.
@@ -22,6 +23,7 @@ mod api;
 mod clock;
 mod copies;
 mod events;
+mod formats;
 mod grow;
 mod hand_over;
 mod heartbeat;

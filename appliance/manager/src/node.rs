@@ -1,6 +1,7 @@
 //! One running cluster manager: what its parts share, and how it starts and ends.
 
 use crate::events::Events;
+use crate::formats;
 use crate::heartbeat::{self, Heart};
 use crate::link::{self, StorageLink};
 use crate::membership;
@@ -13,7 +14,7 @@ use crate::raft::store::{Introduction, Store};
 use crate::raft::{self, Raft};
 use crate::{api, server, tunnel};
 use anyhow::Context;
-use base::{ClusterId, InstanceId, NodeId};
+use base::{ClusterId, Formats, InstanceId, NodeId};
 use control::api::Answer;
 use control::paths;
 use control::settings::{Settings, Timing};
@@ -73,6 +74,14 @@ impl Node {
         // Absent where there is nothing to tell, or no PID 1 of ours.
         let text = fs::read_to_string(self.dir.join(paths::MACHINE_PROBLEMS)).unwrap_or_default();
         text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// What may be promised to a cluster that this node enters; or why not yet.
+    pub(crate) fn formats_to_promise(&self) -> Result<Formats, Answer> {
+        formats::understood(&self.dir).ok_or_else(|| {
+            let name = &self.settings.name;
+            failed("unavailable", format!("the release of {name} has not proved itself yet: wait a moment"))
+        })
     }
 
     /// How long a command may take in all.
@@ -142,6 +151,7 @@ impl Manager {
             cluster_address: address,
             replication_address: settings.replication_address(),
             certificate_sha256: identity.pin.to_string(),
+            formats: Formats::CURRENT,
         };
         let store = Arc::new(Store::open(&database, me)?);
         let applied = state_machine::load(&store)?;
@@ -197,7 +207,8 @@ impl Manager {
         membership::refresh_contacts(&node);
         let mut tasks = JoinSet::new();
         let (a, b, c) = (node.clone(), node.clone(), node.clone());
-        let (d, e, f, g) = (node.clone(), node.clone(), node.clone(), node.clone());
+        let (d, e, f) = (node.clone(), node.clone(), node.clone());
+        let (g, h) = (node.clone(), node.clone());
         tasks.spawn(async move {
             server::serve(a, port).await;
             "cluster port"
@@ -225,6 +236,10 @@ impl Manager {
         tasks.spawn(async move {
             tunnel::serve(g, tunnel_socket).await;
             "tunnel socket"
+        });
+        tasks.spawn(async move {
+            formats::follow(h).await;
+            "formats"
         });
         Ok(Self { node, tasks })
     }

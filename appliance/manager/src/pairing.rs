@@ -29,6 +29,9 @@ pub(crate) fn offer(node: &Node) -> Answer {
     if let Some(cluster) = node.cluster() {
         return failed("exists", format!("{} is in cluster {cluster} already", node.settings.name));
     }
+    if let Err(answer) = node.formats_to_promise() {
+        return answer;
+    }
     match node.offer.open() {
         Ok(code) => Answer::PairingCode { code: code.to_string(), valid_s: pairing::VALID.as_secs() },
         Err(error) => failed("unavailable", format!("no random numbers: {error}")),
@@ -80,6 +83,10 @@ pub(crate) async fn create_cluster(node: &Node, portal: SocketAddr) -> Answer {
             format!("{} is a witness; a data node creates the cluster", node.settings.name),
         );
     }
+    let formats = match node.formats_to_promise() {
+        Ok(formats) => formats,
+        Err(answer) => return answer,
+    };
     let id = match transport::random_id() {
         Ok(id) => ClusterId(id),
         Err(error) => return failed("unavailable", format!("no random numbers: {error}")),
@@ -103,7 +110,7 @@ pub(crate) async fn create_cluster(node: &Node, portal: SocketAddr) -> Answer {
     }
     let first = member_of(&node.card);
     let time_scale_percent = node.settings.time_scale_percent;
-    let command = Command::CreateCluster { id, portal, time_scale_percent, first };
+    let command = Command::CreateCluster { id, portal, time_scale_percent, first, formats };
     decided(proposals::propose(node, command, node.patience()).await)
 }
 
@@ -138,9 +145,9 @@ pub(crate) async fn pair(node: &Node, address: SocketAddr, code: &str) -> Answer
             return failed(kind, chain(&error));
         }
     };
-    let member = member_of(&card);
+    let joins = Command::AddMember { member: member_of(&card), formats: card.formats };
     let name = card.name.clone();
-    let added = proposals::propose(node, Command::AddMember(member), node.patience()).await;
+    let added = proposals::propose(node, joins, node.patience()).await;
     match decided(added) {
         Answer::Done => {}
         other => return other,

@@ -27,6 +27,9 @@ pub(crate) async fn propose(
     command: Command,
     patience: Duration,
 ) -> Result<Outcome, ProposeError> {
+    if let Err(refusal) = node.log.applied().state.admits(&command) {
+        return Ok(Outcome::Refused(refusal));
+    }
     let deadline = Instant::now() + patience;
     let mut in_doubt = false;
     loop {
@@ -102,7 +105,10 @@ async fn applied_here(node: &Node, index: u64, deadline: Instant) {
 fn is_so(command: &Command, state: &ClusterState) -> bool {
     match command {
         Command::CreateCluster { id, .. } => state.cluster.as_ref().is_some_and(|cluster| cluster.id == *id),
-        Command::AddMember(member) => state.members.get(&member.node) == Some(member),
+        Command::AddMember { member, .. } => state.members.get(&member.node) == Some(member),
+        Command::Promise { node, formats, .. } => {
+            state.promises.get(node).is_some_and(|promise| promise.formats == *formats)
+        }
         Command::RemoveMember { node } => !state.members.contains_key(node),
         Command::AddCopy { volume, node } => {
             state.config(*volume).is_some_and(|config| config.replicas.contains(node))

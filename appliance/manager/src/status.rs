@@ -67,6 +67,7 @@ impl View<'_> {
             quorum: self.pulse.quorum,
             members: self.state.members.values().map(|member| self.member(member)).collect(),
             portal: Some(cluster.portal),
+            formats: Some(self.state.levels()),
         })
     }
 

@@ -229,9 +229,10 @@ impl ActivityLog {
         self.record.touch()
     }
 
-    /// Starts writing the record if it has changed.
+    /// Starts writing the record in `version` if it has changed.
     pub(crate) fn begin(
         &mut self,
+        version: u16,
         peer_number: u64,
         seal: impl FnOnce(u64, &[u8]) -> Vec<u8>,
     ) -> Option<(u8, Vec<u8>)> {
@@ -244,7 +245,7 @@ impl ActivityLog {
         }
         self.number_written = self.number;
         let content = LogRecord { number: self.number, peer_number, extents: self.extents().collect() };
-        self.record.begin(|sequence| seal(sequence, &content.encode()))
+        self.record.begin(version, |sequence| seal(sequence, &content.encode()))
     }
 
     /// Both places hold what [`Self::begin`] started.
@@ -271,11 +272,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn log(slots: u32) -> ActivityLog {
-        ActivityLog::found(slots, &LogRecord::default(), TwoPlaces::found(1, 0))
+        ActivityLog::found(slots, &LogRecord::default(), TwoPlaces::found(1, 0, 2))
     }
 
     fn write(log: &mut ActivityLog) {
-        log.begin(0, |_, body| body.to_vec()).unwrap();
+        log.begin(2, 0, |_, body| body.to_vec()).unwrap();
         log.record.completed();
         log.record.completed();
         log.written();
@@ -292,7 +293,7 @@ mod tests {
         );
         assert_eq!(log.durable_number(), 1);
         assert_eq!(log.acquire(4, 4, |_| true), Acquired::Listed(change));
-        assert!(log.begin(0, |_, b| b.to_vec()).is_none(), "nothing to write for a known extent");
+        assert!(log.begin(2, 0, |_, b| b.to_vec()).is_none(), "nothing to write for a known extent");
         log.store_number(1);
         assert!(log.record.is_clean());
         log.store_number(9);
@@ -327,7 +328,7 @@ mod tests {
     #[test]
     fn what_recovery_found_is_listed() {
         let content = LogRecord { number: 5, peer_number: 4, extents: vec![7, 9, 7] };
-        let log = ActivityLog::found(2, &content, TwoPlaces::found(1, 0));
+        let log = ActivityLog::found(2, &content, TwoPlaces::found(1, 0, 2));
         assert_eq!((log.extents().collect::<Vec<_>>(), log.durable_number()), (vec![7, 9], 5));
         assert!(log.is_durable(7));
     }

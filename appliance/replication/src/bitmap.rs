@@ -8,6 +8,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use base::formats::META_VERSION;
 use base::{DecodeError, Reader};
 
 use crate::frame::Run;
@@ -43,9 +44,10 @@ pub(crate) struct Bitmap {
 }
 
 impl Page {
-    /// As it is formatted: all clear, in both places.
+    /// As it is formatted: all clear, in both places, in the oldest version or a later one.
     fn blank() -> Self {
-        Self { words: None, record: TwoPlaces::found(1, 0), saved_at: 0, cleared_at: 0, awaited: 0 }
+        let record = TwoPlaces::found(1, 0, META_VERSION);
+        Self { words: None, record, saved_at: 0, cleared_at: 0, awaited: 0 }
     }
 }
 
@@ -337,7 +339,7 @@ mod tests {
 
     fn write(bitmap: &mut Bitmap, index: u32) {
         let record = bitmap.record(index).unwrap();
-        record.begin(|_| vec![]).unwrap();
+        record.begin(2, |_| vec![]).unwrap();
         record.completed();
         record.completed();
     }
@@ -369,7 +371,7 @@ mod tests {
             prop_assert_eq!(&blocks, &model);
             let mut read = self::bitmap();
             for index in 0..3 {
-                read.found(index, &bitmap.encode(index), TwoPlaces::found(1, 0), true).unwrap();
+                read.found(index, &bitmap.encode(index), TwoPlaces::found(1, 0, 2), true).unwrap();
             }
             prop_assert_eq!((read.dirty(), read.next(0)), (bitmap.dirty(), bitmap.next(0)));
         }
@@ -421,7 +423,7 @@ mod tests {
         assert!(!bitmap.extent_saved(1) && bitmap.extent_saved(31), "page 0 holds extents 0 to 30");
         assert_eq!(bitmap.save_extent(1), Some(0));
         assert_eq!(bitmap.save_extent(1), Some(0), "due until it is durable");
-        bitmap.record(0).unwrap().begin(|_| vec![]).unwrap();
+        bitmap.record(0).unwrap().begin(2, |_| vec![]).unwrap();
         bitmap.set(5, 1);
         bitmap.record(0).unwrap().completed();
         bitmap.record(0).unwrap().completed();

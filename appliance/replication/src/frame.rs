@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use base::{
     ByteCount, ClusterId, DecodeError, Epoch, InstanceId, NodeId, Reader, ReplicaId, SessionId, VolumeId,
 };
-use base::{Versions, Writer, crc32c, next};
+use base::{Formats, Versions, Writer, crc32c};
 use core::fmt;
 
 /// Bytes of a frame's header.
@@ -20,10 +20,8 @@ pub const HEADER_BYTES: usize = 64;
 pub const MAX_BODY_BYTES: u32 = 64 << 10;
 /// Longest payload.
 pub const MAX_PAYLOAD_BYTES: u32 = crate::MAX_REQUEST_BYTES;
-/// Version of the frames.
-pub const WIRE_VERSION: u16 = 2;
 /// What this build speaks; which of them a connection has is agreed before its first frame (docs/wire.md).
-pub const VERSIONS: Versions = Versions { oldest: WIRE_VERSION, newest: next(WIRE_VERSION) };
+pub const VERSIONS: Versions = Formats::CURRENT.replication;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"FtgR");
 const WHAT: &str = "replication frame";

@@ -17,6 +17,7 @@
 //!   S22).
 //! - A disk that hangs takes its copy out of service, as long as it hangs (`watch.rs`, S11).
 //! - Records: two places, checksum, sequence, identity; relied on only when both hold them (`record.rs`, S12).
+//! - Versions: records are written in the version in force, and those of an older one are written anew (`rewrite.rs`).
 //!
 //! # Flow of a write
 //! `serve.rs` checks and files it → `range_lock.rs` → `write.rs` has the extents logged, submits it to the local disk and
@@ -47,6 +48,7 @@ mod recover;
 mod replica;
 mod resize;
 mod resync;
+mod rewrite;
 mod sabotage;
 mod serve;
 mod session;
@@ -62,7 +64,6 @@ pub use api::{
     Options, Problem, Request, RequestError, RequestId, ResyncStatus, Status, Timing,
 };
 pub use layout::{EXTENT_BYTES, Layout, RECORD_BYTES, SUPERBLOCK_OFFSETS};
-pub use record::META_VERSION;
 pub use recover::{MetaRead, OpenError, Recovery, format, format_growth};
 pub use replica::Replica;
 pub use sabotage::Sabotage;

@@ -3,7 +3,7 @@
 //! Invariant: nothing is written before everything was read and judged; a refused disk is left as it is.
 
 use alloc::vec::Vec;
-use base::{ByteCount, Epoch, NodeId};
+use base::{ByteCount, Epoch, Formats, NodeId, Versions};
 use core::fmt;
 
 use crate::activity_log::LogRecord;
@@ -28,7 +28,7 @@ pub struct MetaRead {
 pub enum OpenError {
     /// Both places of a record are damaged.
     Damaged(&'static str),
-    /// Written by another version.
+    /// Written in a version that this release does not understand.
     Version(u16),
     /// Belongs to another cluster, volume, node or replica.
     Identity(&'static str),
@@ -40,6 +40,9 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged(what) => write!(f, "replica metadata: both copies of the {what} are damaged"),
+            Self::Version(version) if *version > Formats::CURRENT.metadata.newest => {
+                write!(f, "replica metadata: version {version} is that of a newer release")
+            }
             Self::Version(version) => write!(f, "replica metadata: version {version} is unknown"),
             Self::Identity(what) => write!(f, "replica metadata: belongs to another {what}"),
             Self::Size => f.write_str("replica metadata: size does not fit the space that it has"),
@@ -53,13 +56,14 @@ impl core::error::Error for OpenError {}
 /// in this order; the superblocks come last, so an interrupted format leaves no copy. `created`: the epoch in which the
 /// volume was created with this copy (every copy equal, nothing dirty); `None` for a copy added later, which gets
 /// everything (S7). `in_sync`: the copy is in sync as it is; else it has to be a target first, whatever the in-sync set
-/// says before. The answer is `None` if the size is impossible.
+/// says before. `version`: the one in force. The answer is `None` if the size is impossible.
 #[must_use]
 pub fn format(
     identity: Identity,
     size: ByteCount,
     created: Option<Epoch>,
     in_sync: bool,
+    version: u16,
 ) -> Option<impl Iterator<Item = (u64, Vec<u8>)>> {
     let layout = Layout::for_size(size)?;
     let epoch = created.unwrap_or(Epoch(0));
@@ -73,14 +77,14 @@ pub fn format(
         peer_node: NodeId(0),
         first_block_bytes: layout.first_block_bytes,
     };
-    let seal = move |kind, body: &[u8]| record::encode(&identity, kind, 0, 1, body);
+    let seal = move |kind, body: &[u8]| record::encode(&identity, version, kind, 0, 1, body);
     let logs = (0..2).map(move |place| {
         let body = LogRecord::default().encode();
         (layout::offset(ACTIVITY_LOG, place), seal(Kind::ActivityLog, &body))
     });
     let superblocks = (0..2)
         .map(move |place| (layout::offset(SUPERBLOCK, place), seal(Kind::Superblock, &superblock.encode())));
-    Some(blank_pages(identity, layout, 0).chain(logs).chain(superblocks))
+    Some(blank_pages(identity, layout, 0, version).chain(logs).chain(superblocks))
 }
 
 /// The records that a copy which has room up to `room` needs besides to have it up to `size` (S22), as [`format()`] gives
@@ -91,19 +95,26 @@ pub fn format_growth(
     identity: Identity,
     room: Layout,
     size: ByteCount,
+    version: u16,
 ) -> Option<impl Iterator<Item = (u64, Vec<u8>)>> {
     let grown = room.at_size(size)?;
-    Some(blank_pages(identity, grown, if grown.first_page == room.first_page { room.pages } else { 0 }))
+    let from = if grown.first_page == room.first_page { room.pages } else { 0 };
+    Some(blank_pages(identity, grown, from, version))
 }
 
 /// Bitmap pages without a set bit, from page `from` on.
-fn blank_pages(identity: Identity, layout: Layout, from: u32) -> impl Iterator<Item = (u64, Vec<u8>)> {
+fn blank_pages(
+    identity: Identity,
+    layout: Layout,
+    from: u32,
+    version: u16,
+) -> impl Iterator<Item = (u64, Vec<u8>)> {
     let (first, end) = (layout.first_page + from, layout.first_page + layout.pages);
     layout::runs(first, end).flat_map(move |(start, end)| {
         (0..2).map(move |place| {
             let index = move |record: u32| record - layout.first_page;
-            let pages =
-                (start..end).flat_map(|at| record::encode(&identity, Kind::BitmapPage, index(at), 1, &[]));
+            let page = |at| record::encode(&identity, version, Kind::BitmapPage, index(at), 1, &[]);
+            let pages = (start..end).flat_map(page);
             (layout::offset(start, place), pages.collect())
         })
     })
@@ -112,6 +123,7 @@ fn blank_pages(identity: Identity, layout: Layout, from: u32) -> impl Iterator<I
 /// Reads a metadata area piece by piece and ends in a [`Replica`].
 #[derive(Debug)]
 pub struct Recovery {
+    known: Versions,
     identity: Identity,
     meta_len: ByteCount,
     /// The piece of the first half that waits for its counterpart.
@@ -125,6 +137,8 @@ pub struct Recovery {
 #[derive(Debug)]
 struct Head {
     layout: Layout,
+    /// The superblock's.
+    version: u16,
     superblock: Superblock,
     superblock_record: TwoPlaces,
     log: LogRecord,
@@ -141,7 +155,14 @@ impl Recovery {
     /// Begins; `meta_len` is the length of the metadata area, at least what [`Layout`] gave.
     #[must_use]
     pub fn new(identity: Identity, meta_len: ByteCount) -> Self {
-        Self { identity, meta_len, first_half: None, head: None, pages: 0, error: None }
+        let known = Formats::CURRENT.metadata;
+        Self { known, identity, meta_len, first_half: None, head: None, pages: 0, error: None }
+    }
+
+    /// As a release that understands `known`.
+    #[must_use]
+    pub fn knowing(self, known: Versions) -> Self {
+        Self { known, ..self }
     }
 
     /// What to read next; `None`: all read, or nothing more needed to refuse it.
@@ -188,6 +209,7 @@ impl Recovery {
     fn judge_head(&mut self, a: &[u8], b: &[u8]) -> Result<(), OpenError> {
         let at = |index: u32| index as usize;
         let found = record::choose(
+            self.known,
             &self.identity,
             Kind::Superblock,
             0,
@@ -195,20 +217,20 @@ impl Recovery {
         )?;
         let damaged = |what| OpenError::Damaged(what);
         let superblock = Superblock::decode(found.body).map_err(|_| damaged(Kind::Superblock.name()))?;
-        let superblock_record = found.writer();
+        let (superblock_record, version) = (found.writer(), found.version);
         let layout = Layout::of(superblock.size, superblock.first_block_bytes).ok_or(OpenError::Size)?;
         if layout.meta_len > self.meta_len {
             return Err(OpenError::Size);
         }
         let places = [piece(a, at(ACTIVITY_LOG)), piece(b, at(ACTIVITY_LOG))];
-        let found = record::choose(&self.identity, Kind::ActivityLog, 0, places)?;
+        let found = record::choose(self.known, &self.identity, Kind::ActivityLog, 0, places)?;
         let log = LogRecord::decode(found.body).map_err(|_| damaged(Kind::ActivityLog.name()))?;
         if log.extents.iter().any(|extent| *extent >= layout.extents) {
             return Err(damaged(Kind::ActivityLog.name()));
         }
         let log_record = found.writer();
         let bitmap = Bitmap::new(&layout);
-        self.head = Some(Head { layout, superblock, superblock_record, log, log_record, bitmap });
+        self.head = Some(Head { layout, version, superblock, superblock_record, log, log_record, bitmap });
         Ok(())
     }
 
@@ -218,7 +240,7 @@ impl Recovery {
         let last = end - head.layout.first_page;
         for (at, index) in (self.pages..last).enumerate() {
             let places = [piece(a, at), piece(b, at)];
-            let found = record::choose(&self.identity, Kind::BitmapPage, index, places)?;
+            let found = record::choose(self.known, &self.identity, Kind::BitmapPage, index, places)?;
             head.bitmap
                 .found(index, found.body, found.writer(), found.both)
                 .map_err(|_| OpenError::Damaged(Kind::BitmapPage.name()))?;
@@ -240,6 +262,7 @@ impl Recovery {
         let found = Recovered {
             identity: self.identity,
             layout: head.layout,
+            version: head.version,
             superblock: head.superblock,
             superblock_record: head.superblock_record,
             log: head.log,

@@ -18,6 +18,7 @@ use crate::range_lock::RangeLocks;
 use crate::record::{self, Kind as RecordKind, Next, TwoPlaces};
 use crate::resize::Resizing;
 use crate::resync::Resync;
+use crate::rewrite::Rewriting;
 use crate::sabotage::Sabotage;
 use crate::session::{Incoming, Link};
 use crate::slab::Slab;
@@ -46,6 +47,8 @@ pub struct Replica<B> {
     superblock_writing: Epoch,
     /// The epoch that both places of the superblock hold (S4).
     pub(crate) durable_epoch: Epoch,
+    /// The version in force (rewrite.rs).
+    pub(crate) rewriting: Rewriting,
     pub(crate) log: ActivityLog,
     pub(crate) bitmap: Bitmap,
     /// Logged extents of an earlier primary life are being turned into dirty bits (S9); `Some` once only the log's
@@ -130,6 +133,7 @@ pub(crate) enum Converting {
 pub(crate) struct Recovered {
     pub(crate) identity: Identity,
     pub(crate) layout: Layout,
+    pub(crate) version: u16,
     pub(crate) superblock: Superblock,
     pub(crate) superblock_record: TwoPlaces,
     pub(crate) log: LogRecord,
@@ -153,6 +157,7 @@ impl<B: Buffer> Replica<B> {
             durable_epoch: if found.superblock_record.is_clean() { superblock.epoch } else { Epoch(0) },
             superblock_record: found.superblock_record,
             superblock_writing: superblock.epoch,
+            rewriting: Rewriting::found(found.version),
             log: ActivityLog::found(found.layout.al_slots, &found.log, found.log_record),
             bitmap: found.bitmap,
             converting: None,
@@ -327,6 +332,7 @@ impl<B: Buffer> Replica<B> {
         self.try_serve();
         self.propose_size();
         self.dial();
+        self.rewrite_further();
         self.write_superblock();
         self.write_log();
         if !self.ready.is_empty() {
@@ -367,9 +373,9 @@ impl<B: Buffer> Replica<B> {
     }
 
     fn write_superblock(&mut self) {
-        let (identity, content) = (self.identity, self.superblock);
-        let begun = self.superblock_record.begin(|sequence| {
-            record::encode(&identity, RecordKind::Superblock, 0, sequence, &content.encode())
+        let (identity, version, content) = (self.identity, self.rewriting.version, self.superblock);
+        let begun = self.superblock_record.begin(version, |sequence| {
+            record::encode(&identity, version, RecordKind::Superblock, 0, sequence, &content.encode())
         });
         if let Some((place, bytes)) = begun {
             self.superblock_writing = content.epoch;
@@ -378,9 +384,9 @@ impl<B: Buffer> Replica<B> {
     }
 
     pub(crate) fn write_log(&mut self) {
-        let identity = self.identity;
-        let begun = self.log.begin(self.superblock.peer.al_number, |sequence, body| {
-            record::encode(&identity, RecordKind::ActivityLog, 0, sequence, body)
+        let (identity, version) = (self.identity, self.rewriting.version);
+        let begun = self.log.begin(version, self.superblock.peer.al_number, |sequence, body| {
+            record::encode(&identity, version, RecordKind::ActivityLog, 0, sequence, body)
         });
         if let Some((place, bytes)) = begun {
             self.write_meta(ACTIVITY_LOG, place, bytes);
@@ -392,9 +398,11 @@ impl<B: Buffer> Replica<B> {
             return;
         }
         let body = self.bitmap.encode(page);
-        let identity = self.identity;
-        let seal = |sequence| record::encode(&identity, RecordKind::BitmapPage, page, sequence, &body);
-        if let Some((place, bytes)) = self.bitmap.record(page).and_then(|record| record.begin(seal)) {
+        let (identity, version) = (self.identity, self.rewriting.version);
+        let seal =
+            |sequence| record::encode(&identity, version, RecordKind::BitmapPage, page, sequence, &body);
+        if let Some((place, bytes)) = self.bitmap.record(page).and_then(|record| record.begin(version, seal))
+        {
             self.write_meta(self.layout.first_page + page, place, bytes);
         }
     }

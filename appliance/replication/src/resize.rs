@@ -157,6 +157,7 @@ impl<B: Buffer> Replica<B> {
         self.bitmap.grow(&layout);
         self.log.grow(layout.al_slots);
         self.layout = layout;
+        self.rewriting.begin_again();
         self.resizing.step = Step::Pages;
     }
 

@@ -4,7 +4,8 @@
 #[path = "pair/world.rs"]
 mod world;
 
-use base::{Epoch, EpochReason, Lba, NodeId};
+use base::formats::META_VERSION;
+use base::{Epoch, EpochReason, Lba, NodeId, Versions};
 use futago_replication::*;
 use world::{BLOCK, Bytes, World};
 
@@ -482,7 +483,9 @@ fn a_blank_copy_is_no_copy_until_it_is_resynced() {
         w.write(0, 1, 1);
         w.settle();
         w.crash(1, || true);
-        for (offset, bytes) in format(world::identity(1), w.config.size, created, false).unwrap() {
+        for (offset, bytes) in
+            format(world::identity(1), w.config.size, created, false, META_VERSION).unwrap()
+        {
             let at = usize::try_from(offset).unwrap();
             w.nodes[1].meta[at..at + bytes.len()].copy_from_slice(&bytes);
         }
@@ -508,4 +511,46 @@ fn a_rewind_of_one_bit_in_a_frame_is_noticed() {
         bad[bit / 8] ^= 1 << (bit % 8);
         assert!(world::decode(&bad).is_err(), "I8: bit {bit}");
     }
+}
+
+/// The version rises while a volume serves: its records are written anew, an older release reads them until then and refuses
+/// them after, and one that was cut short is gone on with.
+#[test]
+fn records_are_written_anew_when_the_version_rises() {
+    let mut w = World::of(base::ByteCount::mib(512)).into_healthy();
+    w.write(0, 1, 1);
+    w.run(1000);
+    let (old, new) = (META_VERSION, META_VERSION + 1);
+    assert_eq!(w.versions(0), [old].into());
+    w.version = new;
+    w.tell_config(0);
+    // Every third write is lost with a crash.
+    let mut lost = 0;
+    w.crash(0, || {
+        lost += 1;
+        lost % 3 != 0
+    });
+    w.start(0);
+    let rewritten = |w: &World, n: usize| w.nodes[n].replica.as_ref().unwrap().is_rewritten();
+    assert!(!rewritten(&w, 0));
+    w.settle();
+    assert!(rewritten(&w, 0));
+    assert_eq!((w.versions(0), w.versions(1)), ([new].into(), [old].into()), "the other was not told yet");
+    let open = |w: &World, known| {
+        let mut recovery =
+            Recovery::new(world::identity(0), base::ByteCount(w.nodes[0].meta.len() as u64)).knowing(known);
+        while let Some(read) = recovery.wanted() {
+            let at = usize::try_from(read.offset).unwrap();
+            recovery.supply(w.nodes[0].meta.get(at..at + read.len as usize));
+        }
+        let options = Options { instance: base::InstanceId(1), timing: world::timing() };
+        recovery.finish::<Bytes>(options).map(|_| ())
+    };
+    assert_eq!(open(&w, Versions::only(old)), Err(OpenError::Version(new)));
+    assert_eq!(open(&w, Versions { oldest: old, newest: new }), Ok(()));
+    assert_eq!(open(&w, Versions::only(new)), Ok(()), "a later one need not know the older version");
+    w.tell_config(1);
+    w.run(5000);
+    assert_eq!(w.versions(1), [new].into());
+    assert!(w.equal());
 }

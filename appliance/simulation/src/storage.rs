@@ -7,6 +7,7 @@ use crate::client::ClientReply;
 use crate::disk::brief;
 use crate::rng::{MS, Nanos};
 use crate::world::{Event, NAMES, ToManager, ToStorage, VOLUME, World, id, identity, index, trace};
+use base::formats::META_VERSION;
 use base::{ByteCount, Epoch, InstanceId, Monotonic, SessionId};
 use cluster::lease::Guard;
 use control::link::{Report, VolumeReport};
@@ -266,7 +267,8 @@ impl World {
         let (grown, config) = (room.at_size(size).unwrap(), storage.config.clone());
         let cut_short = self.rng.chance(10);
         self.nodes[node].disk.enlarge(size, grown.meta_len);
-        let records: Vec<_> = replication::format_growth(identity(node), room, size).unwrap().collect();
+        let records: Vec<_> =
+            replication::format_growth(identity(node), room, size, META_VERSION).unwrap().collect();
         let formatted = if cut_short { records.len() / 2 } else { records.len() };
         for (offset, bytes) in records.iter().take(formatted) {
             self.nodes[node].disk.format(*offset, bytes);

@@ -13,7 +13,8 @@ use crate::rng::{MS, Nanos, Rng};
 use crate::scenario::Scenario;
 use crate::storage::Storage;
 use crate::{Options, Outcome};
-use base::{ByteCount, ClusterId, InstanceId, NodeId, ReplicaId, SessionId, VolumeConfig, VolumeId};
+use base::formats::META_VERSION;
+use base::{ByteCount, ClusterId, Formats, InstanceId, NodeId, ReplicaId, SessionId, VolumeConfig, VolumeId};
 use cluster::{ClusterState, Command};
 use control::link::{Lease, Member, Report};
 use control::settings::Timing;
@@ -489,9 +490,10 @@ fn founding(scenario: &Scenario) -> Vec<Command> {
             portal: "127.0.0.50:3260".parse().unwrap(),
             time_scale_percent: 100,
             first: member(0),
+            formats: Formats::CURRENT,
         },
-        Command::AddMember(member(1)),
-        Command::AddMember(member(2)),
+        Command::AddMember { member: member(1), formats: Formats::CURRENT },
+        Command::AddMember { member: member(2), formats: Formats::CURRENT },
         Command::CreateVolume {
             id: VOLUME,
             name: "demo".into(),
@@ -511,7 +513,9 @@ fn new_node(n: usize, scenario: &Scenario, layout: Layout, rng: &mut Rng) -> Nod
     let mut disk = Disk::new(layout.meta_len.0, scenario.size);
     disk.litter(scenario.hot());
     if n < 2 {
-        let records = replication::format(identity(n), scenario.size, Some(base::Epoch(1)), true).unwrap();
+        let records =
+            replication::format(identity(n), scenario.size, Some(base::Epoch(1)), true, META_VERSION)
+                .unwrap();
         for (offset, bytes) in records {
             disk.format(offset, &bytes);
         }

@@ -64,7 +64,7 @@ pub fn run_node(dir: &Path, exe: &Path) -> anyhow::Result<()> {
             power_button: None,
             menus: Vec::new(),
             when_running: None,
-            installer: Arc::new(Installer::without_slots()),
+            installer: Arc::new(Installer::without_slots(dir)),
             watchdog: &mut init::watchdog::Watchdog::default(),
         };
         node::supervise(dir, exe, &settings, &mut mode).await

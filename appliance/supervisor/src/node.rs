@@ -116,6 +116,7 @@ pub(crate) async fn supervise(
     let pid_file = dir.join(paths::SUPERVISOR_PID);
     write_atomically(&pid_file, format!("{}\n", std::process::id()).as_bytes())
         .with_context(|| format!("{}", pid_file.display()))?;
+    mode.installer.repeat_promise();
     let plan: Vec<ServicePlan> = PLAN.iter().chain(&mode.menus).copied().collect();
     let services = Services::new(&plan, settings);
     let mut logs = BTreeMap::new();

@@ -13,7 +13,7 @@
 
 use crate::framing::{read_frame, write_frame};
 use crate::identity::Pin;
-use base::NodeId;
+use base::{Formats, NodeId};
 use control::settings::Role;
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,8 @@ pub struct Card {
     pub replication_address: SocketAddr,
     /// SHA-256 of its certificate's DER, hex.
     pub certificate_sha256: String,
+    /// What every release understands that it may start.
+    pub formats: Formats,
 }
 
 impl Card {
@@ -67,7 +69,10 @@ impl Card {
 
     /// Whether every field can be used.
     fn is_sound(&self) -> bool {
-        self.node != NodeId(0) && control::settings::is_name(&self.name) && self.pin().is_some()
+        self.node != NodeId(0)
+            && control::settings::is_name(&self.name)
+            && self.pin().is_some()
+            && self.formats.are_sound()
     }
 }
 
@@ -507,6 +512,7 @@ mod tests {
             cluster_address: "127.1.0.1:1".parse().unwrap(),
             replication_address: "127.1.0.1:2".parse().unwrap(),
             certificate_sha256: "ab".repeat(32),
+            formats: Formats::CURRENT,
         }
     }
 

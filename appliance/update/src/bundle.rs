@@ -3,9 +3,9 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `FtgUpdat` |
-//! | 8 | 4 | version of this layout, 1 |
+//! | 8 | 4 | version of this layout, 2 |
 //! | 12 | 4 | zero |
-//! | 16 | 32 | for each of [`Format::ALL`](crate::Format::ALL): oldest and newest version that the release understands, u32 each |
+//! | 16 | 32 | for each of [`Format::ALL`](crate::Format::ALL): oldest and newest version that the release understands, u16 each; the rest zero |
 //! | 48 | 32 | the release's version: semantic versioning 2.0.0, ASCII, filled up with zeros |
 //! | 80 | 32 | the oldest release that it may replace, likewise |
 //! | 112 | 8 | length of the kernel in bytes |
@@ -16,10 +16,9 @@
 //!
 //! Invariant: a header has one encoding; what decodes encodes to the same bytes.
 
-use crate::formats::{Formats, Spoken};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use base::{DecodeError, Reader, Writer};
+use base::{DecodeError, Format, Formats, Reader, Versions, Writer};
 use core::fmt;
 use ring::digest;
 use ring::signature::{ED25519, UnparsedPublicKey};
@@ -36,8 +35,12 @@ pub const VERSION_TEXT_BYTES: usize = 32;
 /// The largest bundle: kernel and initramfs fit into a slot with room for its tables.
 pub const MOST_BYTES: u64 = crate::slots::MOST_BYTES + HEADER_BYTES as u64;
 
+/// Where the formats' room ends and the release's version begins.
+const VERSION_TEXT_AT: usize = 48;
+const SPARE_BYTES: usize = 12;
+const _: () = assert!(16 + 4 * Format::ALL.len() + SPARE_BYTES == VERSION_TEXT_AT);
 /// Version of the layout of a bundle.
-const BUNDLE_VERSION: u32 = 1;
+const BUNDLE_VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"FtgUpdat";
 const SHA256_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
@@ -138,9 +141,10 @@ impl Header {
     pub fn signed_part(&self) -> Result<[u8; SIGNED_BYTES], BundleError> {
         let mut w = Writer::with_capacity(SIGNED_BYTES);
         w.bytes(&MAGIC).u32(BUNDLE_VERSION).u32(0);
-        for (_, spoken) in self.formats.each() {
-            w.u32(spoken.oldest).u32(spoken.newest);
+        for (_, versions) in self.formats.each() {
+            w.u16(versions.oldest).u16(versions.newest);
         }
+        w.pad_to(VERSION_TEXT_AT);
         w.bytes(&text_field(&self.version, "the release")?);
         w.bytes(&text_field(&self.replaces_from, "the oldest release that it replaces")?);
         w.u64(self.kernel.len_bytes).u64(self.initramfs.len_bytes);
@@ -201,11 +205,14 @@ fn decode(signed: &[u8; SIGNED_BYTES]) -> Result<Header, BundleError> {
         return Err(BundleError::Field(DecodeError::Value("reserved bytes")));
     }
     let mut formats = Formats::CURRENT;
-    for spoken in &mut formats.0 {
-        *spoken = Spoken { oldest: r.u32()?, newest: r.u32()? };
-        if spoken.oldest > spoken.newest {
-            return Err(BundleError::Field(DecodeError::Value("a format's versions")));
-        }
+    for format in Format::ALL {
+        *formats.of_mut(format) = Versions { oldest: r.u16()?, newest: r.u16()? };
+    }
+    if !formats.are_sound() {
+        return Err(BundleError::Field(DecodeError::Value("a format's versions")));
+    }
+    if r.array()? != [0; SPARE_BYTES] {
+        return Err(BundleError::Field(DecodeError::Value("reserved bytes")));
     }
     let version = version_of(&r.array()?, "the release")?;
     let replaces_from = version_of(&r.array()?, "the oldest release that it replaces")?;

@@ -15,12 +15,13 @@ fn header() -> Header {
     Header {
         version: "0.2.0-rc.1+build.7".parse().unwrap(),
         replaces_from: "0.1.0".parse().unwrap(),
-        formats: Formats([
-            Spoken { oldest: 1, newest: 2 },
-            Spoken::only(1),
-            Spoken::only(0),
-            Spoken { oldest: 3, newest: u32::MAX },
-        ]),
+        formats: Formats {
+            replication: Versions { oldest: 1, newest: 2 },
+            cluster: Versions::only(1),
+            metadata: Versions::only(0),
+            pool: Versions { oldest: 2, newest: 5 },
+            state: Versions { oldest: 3, newest: u16::MAX },
+        },
         kernel: Part { len_bytes: 6_000_000, sha256: [7; 32] },
         initramfs: Part { len_bytes: 20_000_001, sha256: [9; 32] },
     }
@@ -58,9 +59,11 @@ fn the_layout_is_the_document_s() {
     let bytes = header().signed_part().unwrap();
     let field = |at: usize, len: usize| &bytes[at..at + len];
     assert_eq!(field(0, 8), b"FtgUpdat");
-    assert_eq!(field(8, 8), [1, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(field(16, 8), [1, 0, 0, 0, 2, 0, 0, 0]);
-    assert_eq!(field(40, 8), [3, 0, 0, 0, 255, 255, 255, 255]);
+    assert_eq!(field(8, 8), [2, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(field(16, 8), [1, 0, 2, 0, 1, 0, 1, 0]);
+    assert_eq!(field(24, 8), [0, 0, 0, 0, 2, 0, 5, 0]);
+    assert_eq!(field(32, 4), [3, 0, 255, 255]);
+    assert_eq!(field(36, 12), [0; 12]);
     assert_eq!(field(48, 19), b"0.2.0-rc.1+build.7\0");
     assert_eq!(field(80, 6), b"0.1.0\0");
     assert_eq!(field(112, 8), 6_000_000_u64.to_le_bytes());
@@ -74,9 +77,10 @@ fn the_layout_is_the_document_s() {
 fn each_field_has_its_range() {
     for (at, field, expected) in [
         (0, &b"x"[..], BundleError::NotABundle),
-        (8, &[2], BundleError::Layout(2)),
+        (8, &[3], BundleError::Layout(3)),
         (12, &[1], BundleError::Field(DecodeError::Value("reserved bytes"))),
         (16, &[3], BundleError::Field(DecodeError::Value("a format's versions"))),
+        (47, &[1], BundleError::Field(DecodeError::Value("reserved bytes"))),
         (48, b"1.2", BundleError::Version("the release")),
         (48, b"v", BundleError::Version("the release")),
         (48, &[0xff], BundleError::Version("the release")),

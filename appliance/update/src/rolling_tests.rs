@@ -146,6 +146,7 @@ impl World {
                 quorum: true,
                 members: self.nodes.iter().map(member).collect(),
                 portal: None,
+                formats: None,
             }),
             volumes: vec![volume],
             targets: vec![],

@@ -6,11 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use base::Levels;
 use serde_json::{Value, json};
 
 use crate::namespace;
 use crate::system_disk::SystemDisk;
-use crate::tools::{futago, wait_for};
+use crate::tools::{futago, run, wait_for};
 use crate::vm::{self, Firmware, Hardware, Machine};
 
 /// Where initiators connect.
@@ -60,8 +61,13 @@ impl Machines {
             ..Hardware::default()
         };
         let running = [Some(Machine::start(dir, &hardware[0])?), Some(Machine::start(dir, &hardware[1])?)];
-        let mut machines =
-            Self { witness: start_witness(dir)?, dir: dir.to_owned(), hardware, running, initiator };
+        let mut machines = Self {
+            witness: start_witness(dir, &futago())?,
+            dir: dir.to_owned(),
+            hardware,
+            running,
+            initiator,
+        };
         for name in ["a", "b"] {
             let line = machines.machine(name)?.wait_line("web console at", BOOT)?;
             println!("{line}");
@@ -151,6 +157,20 @@ impl Machines {
         self.running[index(name)].insert(machine).wait_line("web console at", BOOT).map(drop)
     }
 
+    /// Restarts the witness with another release's program.
+    pub fn replace_witness(&mut self, program: &Path) -> Result<()> {
+        run("kill", &["-TERM", &self.witness.id().to_string()])?;
+        self.witness.wait()?;
+        self.witness = start_witness(&self.dir, program)?;
+        Ok(())
+    }
+
+    /// The versions in which things are written down, as a node knows them.
+    pub fn levels(&self, node: &str) -> Result<Levels> {
+        let status: Value = serde_json::from_str(&self.ctl(node, &["status", "--json"])?)?;
+        Ok(serde_json::from_value(status["cluster"]["formats"].clone())?)
+    }
+
     /// What a node, asked itself, says is wrong.
     pub fn problems(&self, node: &str) -> Result<Vec<String>> {
         let status: Value = serde_json::from_str(&self.ctl(node, &["status", "--json"])?)?;
@@ -223,7 +243,7 @@ fn appliance_hardware(dir: &Path, name: &str, disk: &SystemDisk) -> Result<Hardw
     })
 }
 
-fn start_witness(dir: &Path) -> Result<Child> {
+fn start_witness(dir: &Path, program: &Path) -> Result<Child> {
     let state = dir.join("witness");
     std::fs::create_dir_all(&state)?;
     let settings = json!({
@@ -232,8 +252,8 @@ fn start_witness(dir: &Path) -> Result<Child> {
         "time_scale_percent": TIME_SCALE_PERCENT,
     });
     std::fs::write(state.join("settings.json"), settings.to_string())?;
-    let log = std::fs::File::create(dir.join("witness.log"))?;
-    let mut command = Command::new(futago());
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("witness.log"))?;
+    let mut command = Command::new(program);
     command.arg("node").arg("--dir").arg(&state).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().context("witness")
 }

@@ -175,6 +175,8 @@ fn format_version(root: &Path, files: &[PathBuf]) -> Vec<String> {
     for file in rust_files(files) {
         let name = file.to_string_lossy();
         if ![
+            "appliance/base/",
+            "appliance/cluster/",
             "appliance/replication/",
             "appliance/disk/",
             "appliance/transport/",

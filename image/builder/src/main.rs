@@ -6,7 +6,7 @@ use futago_image::hardware::Hardware;
 use futago_image::ova::{self, Request};
 use futago_image::update::{self as bundle, Request as BundleRequest};
 use std::path::{Path, PathBuf};
-use update::formats::REPLACES_FROM;
+use update::rule::REPLACES_FROM;
 use update::{Formats, Version};
 
 /// Builds what is deployed from what was built.

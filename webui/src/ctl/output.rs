@@ -54,6 +54,10 @@ pub(super) fn status(status: &Status) -> String {
                 or_dash(c.leader.as_deref()),
                 status.node
             );
+            if let Some(levels) = &c.formats {
+                let versions = levels.each().map(|(format, level)| format!("{level} of {format}"));
+                let _ = writeln!(out, "Written in version {}.\n", versions.join(", "));
+            }
             writeln!(out, "{}", members(&c.members))
         }
     };

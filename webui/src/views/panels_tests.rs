@@ -47,6 +47,7 @@ fn seen() -> Snapshot {
             member("a", Role::Data, true),
         ],
         portal: None,
+        formats: None,
     };
     let status = Status {
         node: "a".into(),

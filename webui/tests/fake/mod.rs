@@ -14,7 +14,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use base::{ByteCount, Epoch};
+use base::{ByteCount, Epoch, Levels};
 use control::api::*;
 use control::service::{ServiceState, ServiceStatus};
 use control::settings::{Ports, Role, Settings};
@@ -156,6 +156,7 @@ pub fn healthy() -> World {
                     member("witness", Role::Witness, "127.0.0.13"),
                 ],
                 portal: Some("127.0.0.50:3260".parse().unwrap()),
+                formats: Some(Levels::OLDEST),
             }),
             volumes: vec![volume("demo", ByteCount::gib(200))],
             targets: vec![TargetStatus {

@@ -26,6 +26,11 @@ pub(crate) fn member(node: NodeId, name: &str, data: bool) -> Member {
     }
 }
 
+/// It joins, with this build.
+pub(crate) fn add(member: Member) -> Command {
+    Command::AddMember { member, formats: Formats::CURRENT }
+}
+
 /// Data nodes a and b, a witness, volume `demo` in epoch 1.
 pub(crate) fn demo() -> ClusterState {
     let mut state = ClusterState::default();
@@ -35,9 +40,10 @@ pub(crate) fn demo() -> ClusterState {
             portal: "127.0.0.50:3260".parse().unwrap(),
             time_scale_percent: 100,
             first: member(A, "a", true),
+            formats: Formats::CURRENT,
         },
-        Command::AddMember(member(B, "b", true)),
-        Command::AddMember(member(W, "witness", false)),
+        add(member(B, "b", true)),
+        add(member(W, "witness", false)),
         Command::CreateVolume {
             id: V,
             name: "demo".into(),

@@ -172,6 +172,7 @@ mod tests {
                 replication_address: "127.0.0.11:7788".parse().unwrap(),
                 certificate_sha256: String::new(),
             },
+            formats: base::Formats::CURRENT,
         };
         view.append(&[entry(1, EntryPayload::Normal(cluster)), entry(2, EntryPayload::Normal(target))]);
         assert_eq!(view.view().state.targets.len(), 1);

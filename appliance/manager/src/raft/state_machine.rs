@@ -8,7 +8,8 @@ use super::log_view::{Applied, LogView};
 use super::store::{Meta, Store, StoreError};
 use super::{Entry, LogId, StorageError, StoredMembership, Types};
 use crate::events::Events;
-use cluster::{ClusterState, Outcome};
+use base::{Format, Levels};
+use cluster::{ClusterState, Outcome, StateError};
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{
     AnyError, EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, StorageIOError,
@@ -61,8 +62,21 @@ pub(crate) fn load(store: &Store) -> Result<Applied, StoreError> {
 
 fn parse(data: &[u8]) -> Result<ClusterState, Box<dyn Error + Send + Sync>> {
     let state: ClusterState = serde_json::from_slice(data)?;
+    state.check_levels()?;
     state.validate()?;
     Ok(state)
+}
+
+/// The first format whose level only a newer release understands.
+fn newer(state: &ClusterState) -> Option<(Format, u16)> {
+    let known = Levels::NEWEST.each().into_iter();
+    state
+        .levels()
+        .each()
+        .into_iter()
+        .zip(known)
+        .find(|((_, level), (_, newest))| level > newest)
+        .map(|(found, _)| found)
 }
 
 fn fault(verb: ErrorVerb, error: &(impl Error + 'static)) -> StorageError {
@@ -102,6 +116,17 @@ impl RaftStateMachine<Types> for StateMachine {
             self.tell(entry.log_id, &outcome);
             outcomes.push(outcome);
         }
+        let state = &applied.state;
+        // A release that was started past the cluster's back: it must not act on what it may not understand.
+        if let Some((format, level)) = newer(state) {
+            let error = StateError(format!("version {level} of {format} is that of a newer release"));
+            return Err(StorageIOError::apply(applied.last.unwrap_or_default(), AnyError::new(&error)).into());
+        }
+        if state.version > self.view.applied().state.version {
+            let (store, version) = (self.store.clone(), state.version);
+            // Before anyone hears of it, and so before anything of that version is written.
+            blocking(move || store.raise(version)).await.map_err(|error| fault(ErrorVerb::Write, &error))?;
+        }
         self.view.apply(applied);
         Ok(outcomes)
     }
@@ -124,8 +149,8 @@ impl RaftStateMachine<Types> for StateMachine {
             let error = AnyError::error(error);
             StorageError::from(StorageIOError::read_snapshot(Some(meta.signature()), error))
         })?;
-        let (store, saved) = (self.store.clone(), meta.clone());
-        blocking(move || store.save_snapshot(&saved, &data))
+        let (store, saved, version) = (self.store.clone(), meta.clone(), state.version);
+        blocking(move || store.save_snapshot(&saved, &data, version))
             .await
             .map_err(|error| fault(ErrorVerb::Write, &error))?;
         self.view.apply(Applied {
@@ -159,7 +184,8 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             snapshot_id: id,
         };
         let (store, saved, bytes) = (self.store.clone(), meta.clone(), data.clone());
-        blocking(move || store.save_snapshot(&saved, &bytes))
+        let version = self.applied.state.version;
+        blocking(move || store.save_snapshot(&saved, &bytes, version))
             .await
             .map_err(|error| fault(ErrorVerb::Write, &error))?;
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(data)) })

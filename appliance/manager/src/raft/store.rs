@@ -5,12 +5,14 @@
 //! - Every record carries a CRC32C; one that does not match is an error that names the file, never a value (S12).
 //! - The file belongs to one node: it is refused under another identity (S20).
 //! - Only its owner may read it: it holds the secrets of initiators.
+//! - Its header has the highest version of the state that was in force when anything of it was written, so that a release
+//!   that does not know it says so, and leaves the file as it is.
 
 use super::{Entry, LogId};
-use base::{NodeId, crc32c};
+use base::{Formats, NodeId, Versions, crc32c};
 use control::link::Member;
 use openraft::{SnapshotMeta, Vote};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::error::Error;
 use std::fs::{OpenOptions, Permissions};
@@ -29,8 +31,8 @@ const SNAPSHOT_META: &str = "snapshot_meta";
 const SNAPSHOT_DATA: &str = "snapshot_data";
 const INTRODUCTION: &str = "introduction";
 
-/// Version of the records.
-const VERSION: u32 = 1;
+/// The versions of the state, and of the records with it, that this release reads.
+const VERSIONS: Versions = Formats::CURRENT.state;
 const CRC_BYTES: usize = 4;
 
 /// The file can't be used; names it.
@@ -52,8 +54,10 @@ enum Damage {
     Short,
     #[error("a record's checksum does not match")]
     Checksum,
-    #[error("version {0} is unknown; this build reads {VERSION}")]
-    Version(u32),
+    #[error("it has version {0}, which is that of a newer release; this one reads {VERSIONS}")]
+    Newer(u16),
+    #[error("it has version {0}, which is too old; this release reads {VERSIONS}")]
+    Older(u16),
     #[error("it belongs to node {0}; a node keeps its id and its log together")]
     Foreign(NodeId),
     #[error("the database library gave up: {0}")]
@@ -66,7 +70,7 @@ type Fault = Box<dyn Error + Send + Sync>;
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
-    version: u32,
+    version: u16,
     node: NodeId,
 }
 
@@ -89,8 +93,13 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens `path` for `node`, and makes it if it does not exist.
+    /// Opens `path` for `node`, and makes it, in the oldest version, if it does not exist.
     pub(crate) fn open(path: &Path, node: NodeId) -> Result<Self, StoreError> {
+        Self::open_knowing(VERSIONS, path, node)
+    }
+
+    /// As a release that reads the versions `known`.
+    fn open_knowing(known: Versions, path: &Path, node: NodeId) -> Result<Self, StoreError> {
         let fault =
             |action: &str, source: Fault| StoreError { path: path.into(), action: action.into(), source };
         // The library asserts on some damaged files; that must name the file too.
@@ -111,13 +120,17 @@ impl Store {
                 let _log = txn.open_table(LOG)?;
                 let header = meta.get(HEADER)?.map(|bytes| decode::<Header>(bytes.value())).transpose()?;
                 match header {
-                    Some(header) if header.version != VERSION => {
-                        return Err(Damage::Version(header.version).into());
+                    Some(header) if header.version > known.newest => {
+                        return Err(Damage::Newer(header.version).into());
+                    }
+                    Some(header) if header.version < known.oldest => {
+                        return Err(Damage::Older(header.version).into());
                     }
                     Some(header) if header.node != node => return Err(Damage::Foreign(header.node).into()),
                     Some(_) => {}
                     None => {
-                        meta.insert(HEADER, encode(&Header { version: VERSION, node })?.as_slice())?;
+                        let header = Header { version: known.oldest, node };
+                        meta.insert(HEADER, encode(&header)?.as_slice())?;
                     }
                 }
             }
@@ -157,6 +170,16 @@ impl Store {
             Ok(txn.commit()?)
         };
         self.context(&format!("{key} can't be written"), write())
+    }
+
+    /// From now on, what is written may be of `version`.
+    pub(crate) fn raise(&self, version: u16) -> Result<(), StoreError> {
+        let write = || -> Result<(), Fault> {
+            let txn = self.db.begin_write()?;
+            raise(&txn, version)?;
+            Ok(txn.commit()?)
+        };
+        self.context("its version can't be raised", write())
     }
 
     pub(crate) fn vote(&self) -> Result<Option<Vote<u64>>, StoreError> {
@@ -250,9 +273,11 @@ impl Store {
         self.context("the snapshot can't be read", read())
     }
 
-    pub(crate) fn save_snapshot(&self, meta: &Meta, data: &[u8]) -> Result<(), StoreError> {
+    /// Of a state of `version`.
+    pub(crate) fn save_snapshot(&self, meta: &Meta, data: &[u8], version: u16) -> Result<(), StoreError> {
         let write = || -> Result<(), Fault> {
             let txn = self.db.begin_write()?;
+            raise(&txn, version)?;
             {
                 let mut table = txn.open_table(META)?;
                 table.insert(SNAPSHOT_META, encode(meta)?.as_slice())?;
@@ -262,6 +287,15 @@ impl Store {
         };
         self.context("the snapshot can't be written", write())
     }
+}
+
+fn raise(txn: &WriteTransaction, version: u16) -> Result<(), Fault> {
+    let mut meta = txn.open_table(META)?;
+    let header = meta.get(HEADER)?.map(|bytes| decode::<Header>(bytes.value())).transpose()?;
+    if let Some(header) = header.filter(|header| header.version < version) {
+        meta.insert(HEADER, encode(&Header { version, ..header })?.as_slice())?;
+    }
+    Ok(())
 }
 
 /// JSON, then its CRC32C (little-endian).
@@ -300,6 +334,43 @@ mod tests {
         let error = text(&Store::open(&path, NodeId(2)).unwrap_err());
         assert!(error.contains("raft.redb") && error.contains("0000000000000001"), "{error}");
         Store::open(&path, NodeId(1)).unwrap();
+    }
+
+    /// Both directions: a later release reads the file of an earlier one; the earlier one reads it again until the version was
+    /// raised, and then says that it is newer.
+    #[test]
+    fn a_file_is_read_in_every_version_that_is_understood_and_in_no_other() {
+        let (earlier, later) = (Versions { oldest: 6, newest: 6 }, Versions { oldest: 6, newest: 7 });
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.redb");
+        let open = |known| Store::open_knowing(known, &path, NodeId(1));
+        open(earlier).unwrap().save_vote(&Vote::new(3, 1)).unwrap();
+        open(later).unwrap().save_vote(&Vote::new(4, 1)).unwrap();
+        let store = open(earlier).unwrap();
+        assert_eq!(store.vote().unwrap(), Some(Vote::new(4, 1)));
+        drop(store);
+        open(later).unwrap().raise(7).unwrap();
+        open(later).unwrap().raise(6).unwrap();
+        let error = text(&open(earlier).unwrap_err());
+        assert!(error.contains("version 7") && error.contains("newer release"), "{error}");
+        assert_eq!(open(later).unwrap().vote().unwrap(), Some(Vote::new(4, 1)));
+        let error = text(&open(Versions { oldest: 8, newest: 9 }).unwrap_err());
+        assert!(error.contains("too old"), "{error}");
+    }
+
+    #[test]
+    fn a_snapshot_of_a_later_version_raises_the_file_s() {
+        let (earlier, later) = (Versions { oldest: 6, newest: 6 }, Versions { oldest: 6, newest: 7 });
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.redb");
+        let meta = Meta { last_log_id: None, last_membership: Default::default(), snapshot_id: "s".into() };
+        let store = Store::open_knowing(later, &path, NodeId(1)).unwrap();
+        store.save_snapshot(&meta, b"{}", 6).unwrap();
+        drop(store);
+        let store = Store::open_knowing(earlier, &path, NodeId(1)).unwrap();
+        store.save_snapshot(&meta, b"{}", 7).unwrap();
+        drop(store);
+        assert!(Store::open_knowing(earlier, &path, NodeId(1)).is_err());
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use super::fake_storage::FakeStorage;
 use crate::node::{Manager, Node};
+use base::Formats;
 use control::api::{Answer, Command, Event, Status};
 use control::paths;
 use control::settings::{Ports, Role, Settings, Timing};
+use control::update::InUse;
 use serde::de::DeserializeOwned;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -51,7 +53,29 @@ impl TestNode {
             web: false,
         };
         std::fs::write(dir.join(paths::SETTINGS), serde_json::to_vec(&settings).unwrap()).unwrap();
+        std::fs::create_dir(dir.join(paths::RUN_DIR)).unwrap();
+        let understood = serde_json::to_vec(&base::Formats::CURRENT).unwrap();
+        std::fs::write(dir.join(paths::UNDERSTOOD), understood).unwrap();
         Self { settings, dir, runtime: None, node: None, storage: None, _home: home }
+    }
+
+    /// PID 1 says it; `None`: a release is on trial.
+    pub(super) fn understands(&self, formats: Option<Formats>) {
+        let path = self.dir.join(paths::UNDERSTOOD);
+        match formats {
+            Some(formats) => std::fs::write(path, serde_json::to_vec(&formats).unwrap()).unwrap(),
+            None => std::fs::remove_file(path).unwrap(),
+        }
+    }
+
+    /// What PID 1 is told.
+    pub(super) fn in_use(&self) -> Option<InUse> {
+        serde_json::from_slice(&std::fs::read(self.dir.join(paths::FORMATS)).ok()?).ok()
+    }
+
+    pub(super) fn why_raft_stopped(&self) -> Option<String> {
+        let metrics = self.node.as_ref().unwrap().raft.metrics().borrow().clone();
+        metrics.running_state.err().map(|error| error.to_string())
     }
 
     /// Starts the manager.

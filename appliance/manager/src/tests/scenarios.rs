@@ -1,7 +1,7 @@
 //! What a cluster does when it is used, and when nodes die.
 
 use super::fixture::{IQN, TestNode, create_volume, eventually, serving_trio, trio};
-use base::{Change, EpochReason};
+use base::{Change, EpochReason, Formats, Levels};
 use control::api::{Command, VolumeState};
 use control::settings::Role;
 use std::time::Instant;
@@ -272,4 +272,62 @@ fn a_late_node_catches_up_from_a_snapshot() {
             (status.cluster?.members.len() == 3 && status.targets.is_empty()).then_some(())
         });
     }
+}
+
+/// What a node's releases understand is promised as PID 1 says it, and is shown to PID 1 of each node with what is in force.
+#[test]
+fn what_is_understood_is_promised_and_told() {
+    let nodes = trio(28);
+    let current = Formats::CURRENT;
+    let mut later = current;
+    later.metadata.newest += 1;
+    for node in &nodes[..2] {
+        node.understands(Some(later));
+    }
+    let told = eventually("two promises", || {
+        let in_use = nodes[2].in_use()?;
+        in_use.members.iter().all(|member| member.formats == later).then_some(in_use)
+    });
+    assert_eq!((told.levels, told.promised), (Levels::NEWEST, Some(current)), "one does not know it");
+    assert_eq!(told.members.iter().map(|member| &*member.name).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(nodes[0].status().cluster.unwrap().formats, Some(Levels::NEWEST));
+    // One is about to go back.
+    nodes[1].understands(Some(current));
+    eventually("it is taken back", || (nodes[1].in_use()?.promised == Some(current)).then_some(()));
+    // A release on trial says nothing, and the promise stays.
+    nodes[0].understands(None);
+    nodes[1].understands(Some(later));
+    eventually("it is promised again", || (nodes[1].in_use()?.promised == Some(later)).then_some(()));
+    assert_eq!(nodes[0].in_use().unwrap().promised, Some(later));
+}
+
+#[test]
+fn a_node_with_a_release_on_trial_enters_no_cluster() {
+    let mut node = TestNode::new(34, 11, "a", Role::Data);
+    node.start();
+    node.understands(None);
+    let portal = "127.1.34.50:3260".parse().unwrap();
+    for command in [Command::OfferPairing, Command::CreateCluster { portal }] {
+        let (kind, message) = node.fails(&command);
+        assert_eq!(kind, "unavailable");
+        assert!(message.contains("has not proved itself"), "{message}");
+    }
+    node.understands(Some(Formats::CURRENT));
+    node.done(&Command::CreateCluster { portal });
+    let in_use = eventually("what is in use", || node.in_use().filter(|in_use| in_use.promised.is_some()));
+    assert_eq!((in_use.levels, in_use.members), (Levels::NEWEST, Vec::new()));
+}
+
+/// It was started past the cluster's back: it must not act on what it may not understand.
+#[test]
+fn a_manager_that_meets_a_newer_level_stops() {
+    let mut node = TestNode::new(35, 11, "a", Role::Data);
+    node.start();
+    node.done(&Command::CreateCluster { portal: "127.1.35.50:3260".parse().unwrap() });
+    let mut later = Formats::CURRENT;
+    later.pool.newest += 1;
+    node.understands(Some(later));
+    let reason = eventually("it stops", || node.why_raft_stopped());
+    assert!(reason.contains("disk labels and tables") && reason.contains("newer release"), "{reason}");
+    assert_eq!(node.status().cluster.unwrap().formats, Some(Levels::NEWEST), "not applied");
 }

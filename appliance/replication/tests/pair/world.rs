@@ -1,8 +1,9 @@
 //! Two replicas, simulated disks, a network and a committed register, in one thread.
 
+use base::formats::META_VERSION;
 use base::{
     ByteCount, Change, ClusterId, Epoch, EpochReason, InstanceId, Lba, Monotonic, NodeId, Proposal,
-    ReplicaId, SessionId, VolumeConfig, VolumeId,
+    ReplicaId, SessionId, Versions, VolumeConfig, VolumeId,
 };
 use futago_replication::frame::{Frame, HEADER_BYTES, Header, Message};
 use futago_replication::*;
@@ -60,6 +61,8 @@ pub struct Node {
     pub instance: InstanceId,
     pub pending: Vec<(DiskToken, DiskOp<Bytes>)>,
     pub knows: Epoch,
+    /// The version that it was told.
+    pub version: u16,
     /// The wanted size that it was told.
     pub wants: Option<ByteCount>,
     pub replies: BTreeMap<u64, Result<Answer<Bytes>, RequestError>>,
@@ -91,6 +94,8 @@ pub struct World {
     pub cut: bool,
     pub no_commits: bool,
     pub sabotage: Sabotage,
+    /// The version of the metadata that is in force.
+    pub version: u16,
     pub next: u64,
 }
 
@@ -125,7 +130,9 @@ impl World {
         let layout = Layout::for_size(config.size).unwrap();
         let node = |n: usize| {
             let mut meta = vec![0; usize::try_from(layout.meta_len.0).unwrap()];
-            for (offset, bytes) in format(identity(n), config.size, Some(Epoch(1)), true).unwrap() {
+            for (offset, bytes) in
+                format(identity(n), config.size, Some(Epoch(1)), true, META_VERSION).unwrap()
+            {
                 let at = usize::try_from(offset).unwrap();
                 meta[at..at + bytes.len()].copy_from_slice(&bytes);
             }
@@ -137,6 +144,7 @@ impl World {
                 instance: InstanceId(0),
                 pending: vec![],
                 knows: Epoch(0),
+                version: META_VERSION,
                 wants: None,
                 replies: BTreeMap::new(),
                 compares: vec![],
@@ -159,6 +167,7 @@ impl World {
             cut: false,
             no_commits: false,
             sabotage: Sabotage::None,
+            version: META_VERSION,
             next: 1000,
         };
         world.start(0);
@@ -174,7 +183,9 @@ impl World {
     pub fn start(&mut self, n: usize) {
         let instance = InstanceId(self.draw());
         let node = &mut self.nodes[n];
-        let mut recovery = Recovery::new(identity(n), ByteCount(node.meta.len() as u64));
+        // Of all releases that may run here the one that understands least: what it was told, and no more.
+        let known = Versions { oldest: META_VERSION, newest: node.version };
+        let mut recovery = Recovery::new(identity(n), ByteCount(node.meta.len() as u64)).knowing(known);
         while let Some(read) = recovery.wanted() {
             let at = usize::try_from(read.offset).unwrap();
             recovery.supply(node.meta.get(at..at + read.len as usize));
@@ -186,6 +197,14 @@ impl World {
         node.replica = Some(recovery.finish(Options { instance, timing: timing() }).unwrap());
         self.break_rule(n);
         self.commands(n);
+        let version = self.nodes[n].version;
+        self.event(n, |r, now| r.handle_version(now, version));
+    }
+
+    /// Versions of the records in a node's metadata area.
+    pub fn versions(&self, n: usize) -> BTreeSet<u16> {
+        let records = self.nodes[n].meta.chunks(RECORD_BYTES).filter(|record| record.starts_with(b"FtgM"));
+        records.map(|record| u16::from_le_bytes([record[4], record[5]])).collect()
     }
 
     #[cfg(feature = "sabotage")]
@@ -350,6 +369,11 @@ impl World {
     }
 
     pub fn tell_config(&mut self, n: usize) {
+        if self.nodes[n].version < self.version {
+            self.nodes[n].version = self.version;
+            let version = self.version;
+            self.event(n, |r, now| r.handle_version(now, version));
+        }
         let (config, wanted) = (self.config.clone(), self.wanted);
         if self.nodes[n].knows < config.epoch || self.nodes[n].wants != wanted {
             self.nodes[n].knows = config.epoch;
@@ -383,7 +407,7 @@ impl World {
         if steps > 0 {
             longer(&mut node.meta, grown.meta_len.0);
         }
-        let records: Vec<_> = format_growth(identity(n), room, size).unwrap().collect();
+        let records: Vec<_> = format_growth(identity(n), room, size, node.version).unwrap().collect();
         let written = if steps > 2 { records.len() } else { records.len() / 2 };
         for (offset, bytes) in records.iter().take(if steps > 1 { written } else { 0 }) {
             let at = usize::try_from(*offset).unwrap();

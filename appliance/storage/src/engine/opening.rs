@@ -8,6 +8,7 @@
 //!   has been a target: the state known here may be older than one in which its predecessor was in sync). A copy that
 //!   the committed state calls in sync but that is not there any more is made anew as one that lacks everything.
 //! - Room for a larger size is told to a replica when all of it is durable (S22); its areas are exchanged before that.
+//! - Nothing is written to a disk before the versions are known in which it is to be.
 //! - Space is freed only for volumes that the committed state names as deleted.
 
 mod growing;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use base::{ByteCount, ClusterId, Monotonic, NodeId, VolumeId};
+use base::{ByteCount, ClusterId, Levels, Monotonic, NodeId, VolumeId};
 use control::link::{Unopened, Volume as LinkVolume};
 use control::settings::Settings;
 use disk::Space;
@@ -60,6 +61,7 @@ pub(crate) struct Opener {
     jobs: std::sync::mpsc::Sender<Job>,
     shown: Rc<Shown>,
     owner: Option<(ClusterId, NodeId)>,
+    levels: Option<Levels>,
     /// When each volume was last tried.
     tried: BTreeMap<VolumeId, Monotonic>,
     freed: BTreeMap<VolumeId, Monotonic>,
@@ -89,7 +91,7 @@ pub(crate) fn opener(dir: &Path, settings: &Settings, inbox: Inbox<Input>) -> an
             show.take(news, &inbox);
         }
     });
-    Ok(Opener { jobs, shown, owner: None, tried: BTreeMap::new(), freed: BTreeMap::new() })
+    Ok(Opener { jobs, shown, owner: None, levels: None, tried: BTreeMap::new(), freed: BTreeMap::new() })
 }
 
 impl Shown {
@@ -119,6 +121,13 @@ impl Shown {
 }
 
 impl Opener {
+    /// The versions in which disks and volumes are written; before the first time nothing is.
+    pub(super) fn set_levels(&mut self, levels: Levels) {
+        if self.levels.replace(levels) != Some(levels) {
+            self.send(Job::Levels(levels));
+        }
+    }
+
     /// Whose disks these are; the pool is opened, or made of blank disks, under it.
     pub(super) fn set_owner(&mut self, cluster: ClusterId, node: NodeId) {
         if self.owner.replace((cluster, node)) != Some((cluster, node)) {
@@ -203,6 +212,7 @@ impl Engine {
                 let (name, config) = (newest.name.clone(), newest.config.clone());
                 let mut volume = Volume::new(name, config, replica, meta, data);
                 volume.wanted_size = newest.wanted_size;
+                volume.replica.handle_version(clock::now(), state.levels.metadata);
                 volume.replica.handle_config(clock::now(), &newest.config);
                 volume.replica.handle_wanted(clock::now(), newest.wanted_size);
                 tracing::info!(volume = volume.name, epoch = newest.config.epoch.0, "volume is open");

@@ -62,6 +62,7 @@ impl Engine {
             .iter()
             .filter_map(|member| Some((member.certificate_sha256.parse().ok()?, member.node)));
         self.peers.set_members(pins);
+        self.opener.set_levels(state.levels);
         self.opener.set_owner(state.cluster, state.node);
         for volume in &state.volumes {
             let id = volume.config.volume;
@@ -73,6 +74,7 @@ impl Engine {
                         open.forget_passing_problems();
                     }
                     open.wanted_size = volume.wanted_size;
+                    open.replica.handle_version(clock::now(), state.levels.metadata);
                     open.replica.handle_config(clock::now(), &volume.config);
                     open.replica.handle_wanted(clock::now(), volume.wanted_size);
                 }

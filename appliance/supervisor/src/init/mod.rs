@@ -229,9 +229,9 @@ fn installer(command_line: &CommandLine) -> Arc<Installer> {
         Some(Ok(installer)) => installer,
         Some(Err(error)) => {
             say(&format!("futago: could not {error:#}"));
-            Installer::without_slots()
+            Installer::unable(Path::new(STATE_DIR))
         }
-        None => Installer::without_slots(),
+        None => Installer::without_slots(Path::new(STATE_DIR)),
     })
 }
 

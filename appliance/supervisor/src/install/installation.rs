@@ -1,12 +1,13 @@
 //! One installation, step by step; the order is that of [`update::slots`].
 
 use super::bundle::{Bundle, keys};
+use super::promise::Promise;
 use super::slot_volume::{self, Storage};
 use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
+use update::Version;
 use update::slots::{Slot, Variables, keep, start_next};
-use update::{Formats, Version, judge};
 
 /// What the machine was started from.
 pub(super) trait Boot: Send + 'static {
@@ -33,6 +34,7 @@ pub(super) struct Order<'a> {
     pub(super) keys: &'a Path,
     /// The release that runs.
     pub(super) running: &'a Version,
+    pub(super) promise: &'a Promise,
 }
 
 /// How far it is.
@@ -50,8 +52,9 @@ pub(super) fn run(
 ) -> anyhow::Result<Version> {
     let bundle = Bundle::open(order.bundle, &keys(order.keys)?)?;
     let release = &bundle.header.version;
-    judge(&bundle.header, order.running, &Formats::CURRENT)?;
+    order.promise.judge(&bundle.header, order.running)?;
     check_boot(disk)?;
+    order.promise.narrow(&bundle.header, order.running)?;
 
     let (running, idle) = (disk.running(), disk.running().other());
     set(disk, &keep(running, order.running))?;

@@ -5,6 +5,7 @@
 //! - Nothing is written before signature, version rule and both checksums have been looked at ([`bundle`]).
 //! - One at a time, in a thread that owns it all: a disk that hangs holds up nobody else.
 //! - Whatever happens to it, even a panic, ends an installation and is told: the next one can be begun.
+//! - What the cluster may rely on is said by [`promise`]: only what every release understands that may be started next.
 //! - GRUB never gets to try a slot that is not whole: the order is that of [`update::slots`] ([`installation`]).
 //!
 //! # Flow
@@ -15,6 +16,7 @@
 mod bundle;
 mod direct;
 mod installation;
+mod promise;
 mod slot_volume;
 mod system;
 
@@ -24,11 +26,12 @@ use ::control::paths;
 use ::control::update::{Installation, SlotStatus, UpdateStatus};
 use anyhow::Context;
 use installation::{Boot, Progress};
+use promise::Promise;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use update::Version;
 use update::slots::idle_release;
+use update::{Formats, Version};
 
 /// The public keys whose updates are taken.
 const KEYS: &str = "/etc/futago/update.pub";
@@ -47,6 +50,7 @@ pub(crate) struct Installer {
     status: Arc<Mutex<UpdateStatus>>,
     /// Wakes the thread; `None` where there is nothing to install into.
     thread: Option<Mutex<Sender<Request>>>,
+    promise: Arc<Promise>,
 }
 
 /// What the thread is to do.
@@ -59,20 +63,27 @@ enum Request {
 }
 
 impl Installer {
-    /// Of a node that can't be updated.
-    pub(crate) fn without_slots() -> Self {
+    /// Of the node with its folder at `dir` that did not start from a slot: there is one release.
+    pub(crate) fn without_slots(dir: &Path) -> Self {
+        let installer = Self::unable(dir);
+        installer.promise.say(Formats::CURRENT);
+        installer
+    }
+
+    /// Of one that can't be updated, and whose slots can't be looked at.
+    pub(crate) fn unable(dir: &Path) -> Self {
         let status = UpdateStatus {
             running: release(Path::new(RELEASE)).to_string(),
             boot: std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned(),
             slots: None,
             installation: None,
         };
-        Self { status: Arc::new(Mutex::new(status)), thread: None }
+        Self { status: Arc::new(Mutex::new(status)), thread: None, promise: Arc::new(Promise::new(dir)) }
     }
 
     /// Of the appliance with its folder at `dir` that was started from `disk`.
     pub(crate) fn start(dir: &Path, disk: SystemDisk) -> anyhow::Result<Self> {
-        let installer = Self::without_slots();
+        let installer = Self::unable(dir);
         let (sender, requests) = channel();
         let worker = Worker {
             bundle: dir.join(paths::UPDATE_BUNDLE),
@@ -80,6 +91,7 @@ impl Installer {
             release: release(Path::new(RELEASE)),
             disk,
             status: Arc::clone(&installer.status),
+            promise: Arc::clone(&installer.promise),
         };
         std::thread::Builder::new()
             .name("install-update".into())
@@ -91,6 +103,11 @@ impl Installer {
     /// What runs, and what became of the last update.
     pub(crate) fn status(&self) -> UpdateStatus {
         lock(&self.status).clone()
+    }
+
+    /// The run folder was cleared.
+    pub(crate) fn repeat_promise(&self) {
+        self.promise.repeat();
     }
 
     /// Begins to install the bundle that was uploaded; or why not.
@@ -139,6 +156,7 @@ struct Worker<B> {
     release: Version,
     disk: B,
     status: Arc<Mutex<UpdateStatus>>,
+    promise: Arc<Promise>,
 }
 
 impl<B: Boot> Worker<B> {
@@ -170,7 +188,12 @@ impl<B: Boot> Worker<B> {
     }
 
     fn install(&self) -> anyhow::Result<Version> {
-        let order = installation::Order { bundle: &self.bundle, keys: &self.keys, running: &self.release };
+        let order = installation::Order {
+            bundle: &self.bundle,
+            keys: &self.keys,
+            running: &self.release,
+            promise: &self.promise,
+        };
         installation::run(&order, &self.disk, &mut |Progress { release, percent }| {
             self.say(Installation::Writing { release: release.to_string(), percent });
         })
@@ -214,6 +237,9 @@ impl<B: Boot> Worker<B> {
                 SlotStatus { next: running.clone(), running, idle_release: None, on_trial: true }
             }
         };
+        if !slots.on_trial && slots.next == slots.running && !self.disk.is_manual() {
+            self.promise.say(Formats::CURRENT);
+        }
         lock(&self.status).slots = Some(slots);
     }
 }

@@ -1,6 +1,7 @@
 use super::installation::{Order, run};
 use super::slot_volume::Storage;
 use super::*;
+use ::control::update::InUse;
 use anyhow::bail;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use std::cell::RefCell;
@@ -9,8 +10,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use update::Levels;
 use update::slots::{INITRAMFS, KERNEL, SLOT_BYTES, Slot};
-use update::{Formats, Header, Part, PublicKey, Sha256, Spoken};
+use update::{Format, Header, Part, PublicKey, Sha256, Versions};
 
 fn key(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
@@ -249,7 +251,7 @@ impl Machine {
 
     /// With its thread.
     fn installer(&self, disk: &Disk) -> Installer {
-        let installer = Installer::without_slots();
+        let installer = Installer::unable(self.dir.path());
         let (sender, requests) = channel();
         let worker = Worker {
             bundle: self.path("bundle"),
@@ -257,6 +259,7 @@ impl Machine {
             release: Version::new(0, 1, 0),
             disk: disk.clone(),
             status: Arc::clone(&installer.status),
+            promise: Arc::clone(&installer.promise),
         };
         std::thread::spawn(move || worker.work(&requests));
         Installer { thread: Some(Mutex::new(sender)), ..installer }
@@ -264,8 +267,13 @@ impl Machine {
 
     fn install(&self, disk: &Disk, bundle: &[u8]) -> Result<Version, String> {
         std::fs::write(self.path("bundle"), bundle).unwrap();
-        let order =
-            Order { bundle: &self.path("bundle"), keys: &self.path("update.pub"), running: &self.running };
+        let promise = Promise::new(self.dir.path());
+        let order = Order {
+            bundle: &self.path("bundle"),
+            keys: &self.path("update.pub"),
+            running: &self.running,
+            promise: &promise,
+        };
         let last = Rc::new(RefCell::new(0));
         let done = run(&order, disk, &mut |progress| {
             assert!(progress.percent >= *last.borrow() && progress.percent <= 100);
@@ -320,8 +328,8 @@ fn what_may_not_be_installed_changes_nothing() {
         bytes
     };
     let mut formats = Formats::CURRENT;
-    for spoken in &mut formats.0 {
-        *spoken = Spoken { oldest: 0, newest: spoken.newest - 1 };
+    for format in Format::ALL {
+        *formats.of_mut(format) = Versions { oldest: 0, newest: formats.of(format).newest - 1 };
     }
     let before = machine.disk.variables.lock().unwrap().clone();
     for (bytes, expected) in [
@@ -412,7 +420,7 @@ fn a_medium_that_lies_and_variables_that_fail_leave_the_running_slot() {
 #[test]
 fn the_thread_takes_one_at_a_time_and_tells_what_came_of_it() {
     let machine = Machine::new();
-    let none = Installer::without_slots();
+    let none = Installer::without_slots(machine.dir.path());
     assert_eq!(none.begin(), Err(NO_SLOTS));
     assert_eq!(none.status().slots, None);
 
@@ -456,4 +464,74 @@ fn a_panic_ends_an_installation_and_the_next_one_can_be_begun() {
         assert!(!machine.path("bundle").exists());
         assert_eq!(machine.disk.variable("slot"), "a");
     }
+}
+
+fn understood(machine: &Machine) -> Option<Formats> {
+    let text = std::fs::read(machine.path(paths::UNDERSTOOD)).ok()?;
+    Some(serde_json::from_slice(&text).unwrap())
+}
+
+fn tell(machine: &Machine, in_use: &InUse) {
+    std::fs::write(machine.path(paths::FORMATS), serde_json::to_vec(in_use).unwrap()).unwrap();
+}
+
+/// The level may rise to what is said: only to what every release understands that may be started.
+#[test]
+fn nothing_is_said_of_a_release_that_has_not_proved_itself() {
+    for (variables, manual, expected) in [
+        ([("slot", "a"), ("tries", "")], false, Some(Formats::CURRENT)),
+        ([("slot", "a"), ("tries", "2")], false, None),
+        ([("slot", "b"), ("tries", "3")], false, None),
+        ([("slot", "b"), ("tries", "")], false, None),
+        ([("slot", "a"), ("tries", "")], true, None),
+    ] {
+        let machine = Machine::new();
+        std::fs::create_dir(machine.path(paths::RUN_DIR)).unwrap();
+        machine.disk.set(&variables).unwrap();
+        let installer = machine.installer(&Disk { manual, ..machine.disk.clone() });
+        settled(&installer);
+        assert_eq!(understood(&machine), expected, "{variables:?} {manual}");
+        std::fs::remove_dir_all(machine.path(paths::RUN_DIR)).unwrap();
+        std::fs::create_dir(machine.path(paths::RUN_DIR)).unwrap();
+        installer.repeat_promise();
+        assert_eq!(understood(&machine), expected, "after the folder was cleared");
+    }
+}
+
+/// Of the two orders, promise and raise, either ends well: what was taken back is not raised, and what was raised is not
+/// taken back.
+#[test]
+fn going_back_is_promised_first_or_refused() {
+    let machine = Machine::new();
+    std::fs::create_dir(machine.path(paths::RUN_DIR)).unwrap();
+    let current = Formats::CURRENT;
+    let mut older = header("0.0.9");
+    older.formats.metadata = Versions { oldest: 0, newest: current.metadata.newest - 1 };
+    let running = Version::new(0, 1, 0);
+    let mut levels = Levels::NEWEST;
+    levels.metadata -= 1;
+    let in_use = |levels, promised| InUse { levels, promised: Some(promised), members: Vec::new() };
+
+    tell(&machine, &in_use(levels, current));
+    let promise = Promise::new(machine.dir.path()).with_patience(Duration::from_millis(200));
+    promise.judge(&older, &running).unwrap();
+    let error = promise.narrow(&older, &running).unwrap_err().to_string();
+    assert!(error.contains("has not confirmed"), "{error}");
+    let narrowed = understood(&machine).unwrap();
+    assert_eq!(narrowed, current.capped(&older.formats));
+
+    tell(&machine, &in_use(levels, narrowed));
+    promise.narrow(&older, &running).unwrap();
+
+    tell(&machine, &in_use(levels, current));
+    let promise = Promise::new(machine.dir.path());
+    std::thread::scope(|scope| {
+        let narrow = scope.spawn(|| promise.narrow(&older, &running));
+        std::thread::sleep(Duration::from_millis(50));
+        tell(&machine, &in_use(Levels::NEWEST, current));
+        let error = narrow.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("too old") && error.contains("replica metadata"), "{error}");
+    });
+    // A newer release, and one like this, need nothing taken back.
+    promise.narrow(&header("0.2.0"), &running).unwrap();
 }

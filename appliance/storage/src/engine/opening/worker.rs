@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use base::{ByteCount, ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use base::{ByteCount, ClusterId, Epoch, Levels, NodeId, ReplicaId, VolumeId};
 use control::link::Volume;
 use disk::{AreaKind, BufferPool, Disk, DiskError, ErrorKind, Identity as Owner, OpenOptions, Pool, Space};
 use replication::{Identity, Layout, Recovery, SUPERBLOCK_OFFSETS};
@@ -14,7 +14,12 @@ use super::{Grown, Opened, Parts};
 use crate::chain;
 
 pub(super) enum Job {
-    Assemble { cluster: ClusterId, node: NodeId },
+    /// In which versions things are written from now on.
+    Levels(Levels),
+    Assemble {
+        cluster: ClusterId,
+        node: NodeId,
+    },
     Open(Box<Volume>),
     Grow(Growth),
     Free(VolumeId),
@@ -42,13 +47,14 @@ const POOL_RETRY: Duration = Duration::from_secs(2);
 
 struct Worker {
     paths: Vec<PathBuf>,
+    levels: Levels,
     owner: Option<Owner>,
     pool: Option<Pool>,
 }
 
 /// Works until the engine is gone.
 pub(super) fn run(paths: Vec<PathBuf>, jobs: &Receiver<Job>, news: &UnboundedSender<News>) {
-    let mut worker = Worker { paths, owner: None, pool: None };
+    let mut worker = Worker { paths, levels: Levels::OLDEST, owner: None, pool: None };
     loop {
         let job = match jobs.recv_timeout(POOL_RETRY) {
             Ok(job) => Some(job),
@@ -69,6 +75,9 @@ impl Worker {
             self.owner = Some(Owner { cluster, node });
             self.pool = None;
         }
+        if let Some(Job::Levels(levels)) = job {
+            self.levels = levels;
+        }
         let was_open = self.pool.is_some();
         if !was_open && let Err(error) = self.assemble() {
             told.push(News::Pool {
@@ -77,6 +86,12 @@ impl Worker {
                 capacity: ByteCount(0),
                 problem: Some(format!("data disks are not used: {}", chain(&error))),
             });
+        }
+        // Tried again until it succeeds: a release may come that reads the newer version alone.
+        if let Some(pool) = &mut self.pool
+            && let Err(error) = pool.set_version(self.levels.pool)
+        {
+            tracing::warn!("labels and tables are not written anew: {}", chain(&error));
         }
         let worked = job.is_some();
         match job {
@@ -90,7 +105,7 @@ impl Worker {
                 told.push(News::Grown(Box::new(Grown { volume, size, result })));
             }
             Some(Job::Free(volume)) => self.free(volume),
-            Some(Job::Assemble { .. }) | None => {}
+            Some(Job::Assemble { .. } | Job::Levels(_)) | None => {}
         }
         if let Some(pool) = &self.pool
             && (worked || !was_open)
@@ -132,7 +147,8 @@ impl Worker {
             // See the invariants of `opening`.
             let in_sync = config.in_sync.contains(&owner.node);
             let clean = config.epoch == Epoch(1) || !in_sync;
-            let records = replication::format(identity, config.size, clean.then_some(Epoch(1)), in_sync)
+            let (created, version) = (clean.then_some(Epoch(1)), self.levels.metadata);
+            let records = replication::format(identity, config.size, created, in_sync, version)
                 .ok_or("its size is impossible")?;
             // The superblocks last: a format that was cut short is begun anew.
             let (last, first): (Vec<_>, Vec<_>) =
@@ -181,8 +197,9 @@ impl Worker {
         pool.allocate(volume, growth.identity.replica, AreaKind::Meta, grown.meta_len).map_err(failed)?;
         let data = pool.space(volume, AreaKind::Data).map_err(failed)?.ok_or("has no data area")?;
         let meta = pool.space(volume, AreaKind::Meta).map_err(failed)?.ok_or("has no metadata area")?;
-        let records = replication::format_growth(growth.identity, growth.room, growth.size)
-            .ok_or("can't have a copy of this size")?;
+        let records =
+            replication::format_growth(growth.identity, growth.room, growth.size, self.levels.metadata)
+                .ok_or("can't have a copy of this size")?;
         for (offset, bytes) in records {
             write(&meta, offset, &bytes).map_err(failed)?;
         }
