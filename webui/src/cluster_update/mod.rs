@@ -35,7 +35,7 @@ use update::rolling::Rolling;
 const SILENCE: Duration = Duration::from_secs(60);
 /// Why another one has to wait.
 const COMING: &str = "An update of all nodes is on its way in already.";
-/// Looks at all nodes before one that does not answer is missed.
+/// Looks at all nodes before one that does not answer is missed, or this node's cluster manager.
 const LOOKS: u32 = 3;
 
 /// What a node knows of updates of all nodes.
@@ -143,8 +143,7 @@ async fn begin_in_turn<E: Display>(
     let updates = &app.cluster_updates;
     let claimed = updates.uploads.keep(body, || updates.require_none()).await?;
     let release = claimed.header.version.to_string();
-    let nodes = consoles(app).await?;
-    let machine = plan(&release, &nodes, &without).await?;
+    let (nodes, machine) = plan(app, &release, &without).await?;
     let begun_after = updates.known().update.map_or(0, |update| update.begun_at);
     let id = transport::random_id().map_err(|e| ApiError::internal("no random numbers", &e))?;
     let update = ClusterUpdate {
@@ -189,8 +188,7 @@ pub(crate) async fn take_over<E: Display>(
         let text = format!("that is release {}, not {}", claimed.header.version, update.release);
         return Err(ApiError::new(ErrorKind::Invalid, text));
     }
-    let nodes = consoles(app).await?;
-    let machine = plan(&update.release, &nodes, &update.without).await?;
+    let (nodes, machine) = plan(app, &update.release, &update.without).await?;
     tracing::info!(release = update.release, nodes = ?machine.nodes(), "leading the update of all nodes");
     start(app, update, machine, nodes);
     Ok(())
@@ -214,23 +212,28 @@ async fn consoles(app: &App) -> Result<BTreeMap<String, Client>, ApiError> {
     Ok(members.map(console).collect())
 }
 
+/// The consoles of all members, and what is to be done. A node may be slow once.
 async fn plan(
+    app: &App,
     release: &str,
-    nodes: &BTreeMap<String, Client>,
     without: &[String],
-) -> Result<Rolling, ApiError> {
+) -> Result<(BTreeMap<String, Client>, Rolling), ApiError> {
     let without: BTreeSet<String> = without.iter().cloned().collect();
-    let mut looks = 1;
-    loop {
-        match Rolling::plan(release, &lead::look(nodes, None).await, &without) {
-            Ok(machine) => return Ok(machine),
-            Err(reason) if looks >= LOOKS => {
-                return Err(ApiError::new(ErrorKind::Refused, format!("Not begun: {reason}.")));
-            }
-            Err(_) => tokio::time::sleep(lead::PERIOD).await,
+    let once = async || {
+        let nodes = consoles(app).await?;
+        let machine = Rolling::plan(release, &lead::look(&nodes, None).await, &without);
+        let refused = |reason| ApiError::new(ErrorKind::Refused, format!("Not begun: {reason}."));
+        Ok((nodes, machine.map_err(refused)?))
+    };
+    let mut planned = once().await;
+    for _ in 1..LOOKS {
+        if planned.is_ok() {
+            break;
         }
-        looks = looks.saturating_add(1);
+        tokio::time::sleep(lead::PERIOD).await;
+        planned = once().await;
     }
+    planned
 }
 
 #[cfg(test)]
