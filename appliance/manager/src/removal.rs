@@ -52,6 +52,11 @@ fn obstacle(
         return Some(("in_use", format!("{name} serves a volume: hand it over first")));
     }
     if voters.all().into_iter().eq([leaving]) {
+        if !reports.is_reached(leaving) {
+            let text =
+                format!("{name} alone votes, and is not reached: nothing can be decided until it returns");
+            return Some(("unavailable", text));
+        }
         let text = format!("{name} alone votes; pair a witness or a third data node first, then three vote");
         return Some(("refused", text));
     }

@@ -86,6 +86,10 @@ impl World {
             FaultKind::HandOver => self.ask_for_hand_over(),
             FaultKind::Grow => self.ask_for_growth(),
             FaultKind::Stop => self.stop(node),
+            FaultKind::StopSecondary => {
+                let primary = self.config().primary.map_or(0, crate::world::index);
+                self.stop(1 - primary);
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::buffer::SimBuffer;
 use crate::rng::{Nanos, Rng};
 use base::{InstanceId, SessionId};
-use replication::frame::Frame;
+use replication::frame::{Frame, Message};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What is under way in one direction.
@@ -72,6 +72,13 @@ impl Network {
             return None;
         }
         session.towards[to].frames.pop_front()
+    }
+
+    /// What `from` has sent last, and is still under way, is a refusal: the driver sends it before it closes.
+    pub(crate) fn ends_with_refusal(&self, id: SessionId, from: usize) -> bool {
+        let session = self.sessions.get(&id).filter(|session| !session.broken);
+        let last = session.and_then(|session| session.towards[1 - from].frames.back());
+        last.is_some_and(|(frame, _)| matches!(frame.message, Message::Refuse(_)))
     }
 
     /// The connection breaks: of each direction a random part still gets through.

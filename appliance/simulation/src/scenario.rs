@@ -23,9 +23,11 @@ pub enum Focus {
     Pauses,
     /// Hand-overs, wanted and interrupted (S3).
     HandOvers,
+    /// Secondaries stop in order, while commits and links are slow (S2).
+    Goodbyes,
 }
 
-const FOCI: [Focus; 8] = [
+const FOCI: [Focus; 9] = [
     Focus::Mixed,
     Focus::FastRestarts,
     Focus::LateCommits,
@@ -34,6 +36,7 @@ const FOCI: [Focus; 8] = [
     Focus::PowerCuts,
     Focus::Pauses,
     Focus::HandOvers,
+    Focus::Goodbyes,
 ];
 
 impl Focus {
@@ -70,6 +73,8 @@ pub(crate) enum FaultKind {
     /// The administrator wants a larger volume, or no longer does (S22).
     Grow,
     Stop,
+    /// Of the one that does not serve.
+    StopSecondary,
 }
 
 /// One seed's parameters.
@@ -221,6 +226,17 @@ fn likely(focus: Focus) -> Vec<FaultKind> {
         Focus::PowerCuts => &[PowerCut, PowerCutBoth, PowerCutBoth, PowerCut, RestartStorage, SlowDisk],
         Focus::Pauses => &[Pause, Pause, Pause, Pause, Isolate, NoLeader],
         Focus::HandOvers => &[HandOver, HandOver, HandOver, HandOver, Stop, Stop, SlowLink, NoLeader],
+        Focus::Goodbyes => &[
+            StopSecondary,
+            StopSecondary,
+            StopSecondary,
+            StopSecondary,
+            Stop,
+            SlowLink,
+            NoLeader,
+            CutMirror,
+            RestartStorage,
+        ],
     });
     faults
 }

@@ -388,7 +388,11 @@ impl World {
             }
             Command::Close { session } => {
                 trace!(self, "{} closes {session:?}", NAMES[node]);
+                let arrives = self.network.ends_with_refusal(session, node) && self.rng.chance(80);
                 self.network.close(session, node);
+                if arrives {
+                    return self.close_orderly(session, node);
+                }
                 let notice = self.rng.delay(0..10, 100, 10..3000);
                 self.break_connection(session, notice);
             }
@@ -534,6 +538,14 @@ impl World {
             storage.replica.handle_session_closed(now, session);
         }
         self.pump(to);
+    }
+
+    /// The end `from` has closed, and all that it sent arrives first.
+    fn close_orderly(&mut self, session: SessionId, from: usize) {
+        let to = 1 - from;
+        let Some(open) = self.network.sessions.get(&session).filter(|open| !open.closed[to]) else { return };
+        let at = open.towards[to].last_delivery.max(self.now) + self.rng.ms(0..5);
+        self.at(at, Event::Closed { session, to });
     }
 
     /// The connection breaks; ends that don't know yet learn of it after about `notice`.

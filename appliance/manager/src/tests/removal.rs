@@ -163,4 +163,10 @@ fn the_second_copy_comes_with_the_second_node_if_that_has_room() {
         (kind == "refused").then_some((kind, text))
     });
     assert!(text.contains("a alone votes"), "{kind}: {text}");
+    nodes[0].kill();
+    let text = eventually("it is missed", || {
+        let (kind, text) = nodes[1].fails(&remove("a"));
+        (kind == "unavailable").then_some(text)
+    });
+    assert!(text.contains("a alone votes, and is not reached"), "{text}");
 }
