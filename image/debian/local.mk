@@ -2,6 +2,8 @@
 E2FSPROGS_OVERRIDE_SRCDIR = @DIR@/src/e2fsprogs
 UTIL_LINUX_OVERRIDE_SRCDIR = @DIR@/src/util-linux
 PKGCONF_OVERRIDE_SRCDIR = @DIR@/src/pkgconf
+LZ4_OVERRIDE_SRCDIR = @DIR@/src/lz4
+ZSTD_OVERRIDE_SRCDIR = @DIR@/src/zstd
 # Release archives bring their configure along.
 override UTIL_LINUX_AUTORECONF = NO
 
