@@ -522,6 +522,8 @@ fn removal(browser: &Browser, fake: &Fake, url: &str) {
     let cluster = fake.edit(|w| w.status.cluster.clone());
     browser.open(&format!("{url}/nodes"));
     browser.wait_text("#panel-nodes", "votes");
+    // Only now it knows again that it is in a cluster.
+    browser.open(&format!("{url}/nodes"));
     for (typed, notice) in [("a", "nothing was removed"), ("witness", "Node witness is no member any more")] {
         browser.click("a[href='/nodes/witness/remove']");
         browser.wait_text("h1", "Remove node witness from the cluster?");
