@@ -237,7 +237,7 @@ impl Client {
         self.delete(&format!("/api/v1/nodes/{}", segment(name))).await
     }
 
-    /// A new volume on every data node.
+    /// A new volume.
     pub async fn create_volume(
         &self,
         name: &str,

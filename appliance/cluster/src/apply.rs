@@ -134,7 +134,7 @@ impl ClusterState {
         if self.volume_named(name).is_some() || self.volumes.contains_key(&id) {
             return refuse(RefusalKind::Exists, format!("volume {name} exists"));
         }
-        let replicas = self.data_nodes();
+        let replicas = self.nodes_for_copies();
         if replicas.is_empty() {
             return refuse(RefusalKind::Unavailable, "no data node to hold a copy".into());
         }

@@ -55,7 +55,7 @@ pub enum Command {
         /// Where: a data node.
         node: NodeId,
     },
-    /// A volume with a copy on every data node.
+    /// A volume, with a copy on each of [`crate::COPIES`] data nodes, as far as there are so many.
     CreateVolume {
         /// Drawn by the proposer.
         id: VolumeId,

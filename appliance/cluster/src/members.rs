@@ -9,10 +9,11 @@ use crate::apply::{Applied, refuse};
 use crate::command::{Note, Outcome, Refusal, RefusalKind, Severity};
 use crate::formats::Promise;
 use crate::state::{ClusterState, VolumeEntry};
-use alloc::{format, string::String, vec::Vec};
+use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 use base::{EpochReason, Formats, NodeId, VolumeId};
 use control::link::Member;
 use control::settings::is_name;
+use core::cmp::Reverse;
 
 /// Most data nodes of a cluster.
 const MAX_DATA_NODES: usize = 3;
@@ -110,6 +111,18 @@ impl ClusterState {
         self.volumes.values().filter(move |entry| {
             entry.config.replicas.len() < COPIES && !nodes.is_subset(&entry.config.replicas)
         })
+    }
+
+    /// Where a new volume's copies are to be: of the data nodes those with most copies of others, as all volumes are behind
+    /// one portal and only a node with a copy of each can serve it.
+    #[must_use]
+    pub fn nodes_for_copies(&self) -> BTreeSet<NodeId> {
+        let copies = |node: &NodeId| {
+            self.volumes.values().filter(|entry| entry.config.replicas.contains(node)).count()
+        };
+        let mut nodes: Vec<NodeId> = self.data_nodes().into_iter().collect();
+        nodes.sort_by_key(|node| Reverse(copies(node)));
+        nodes.into_iter().take(COPIES).collect()
     }
 
     pub(crate) fn add_copy(&mut self, volume: VolumeId, node: NodeId) -> Applied {

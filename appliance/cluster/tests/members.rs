@@ -94,3 +94,31 @@ fn a_volume_gets_a_copy_on_a_node_that_joins_later() {
     done(&mut s, add(member(D, "d", true)));
     refused(&mut s, copy(D), "has 2 copies already");
 }
+
+/// A third data node votes, and steps in for one that is removed.
+#[test]
+fn with_three_data_nodes_all_volumes_are_on_the_same_two() {
+    const C: NodeId = NodeId(0x10);
+    const SPARE: NodeId = NodeId(4);
+    let mut s = demo();
+    done(&mut s, remove(W));
+    done(&mut s, promote(A, 11, 1, 1));
+    done(&mut s, remove(B));
+    done(&mut s, add(member(C, "c", true)));
+    done(&mut s, Command::AddCopy { volume: V, node: C });
+    // Of a lower id than c, which has a copy already.
+    done(&mut s, add(member(SPARE, "spare", true)));
+    let volume = |id, name: &str| Command::CreateVolume {
+        id: VolumeId(id),
+        name: name.into(),
+        size: ByteCount::mib(4),
+        write_back: false,
+        presentation: Default::default(),
+    };
+    done(&mut s, volume(90, "second"));
+    assert_eq!(s.config(VolumeId(90)).unwrap().replicas, set(&[A, C]));
+    done(&mut s, remove(C));
+    assert_eq!(s.nodes_for_copies(), set(&[A, SPARE]));
+    done(&mut s, volume(91, "third"));
+    assert_eq!(s.config(VolumeId(91)).unwrap().in_sync, set(&[A, SPARE]));
+}

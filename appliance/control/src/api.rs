@@ -318,7 +318,7 @@ pub enum Command {
         /// Its name.
         name: String,
     },
-    /// Create a volume on every data node.
+    /// Create a volume, with copies on two data nodes.
     CreateVolume {
         /// 1 to 63 letters, digits and hyphens.
         name: String,

@@ -114,7 +114,7 @@ pub(crate) fn in_cluster(node: &Node) -> Result<(), Answer> {
     }
 }
 
-/// Creates a volume once every data node is known to have the room (S22), and waits until each has made its copy.
+/// Creates a volume once the nodes that are to hold it are known to have the room (S22), and waits until each has made its copy.
 async fn create_volume(node: &Node, name: String, size: ByteCount, presentation: Presentation) -> Answer {
     if let Err(answer) = in_cluster(node) {
         return answer;
@@ -149,7 +149,7 @@ enum Shortage {
 fn room(node: &Node, size: ByteCount) -> Result<(), Shortage> {
     let state = node.log.applied().state;
     let reports = Reports::of(node, &state);
-    for data_node in state.data_nodes() {
+    for data_node in state.nodes_for_copies() {
         let name = state.name_of(data_node);
         let Some(report) = reports.get(data_node) else {
             return Err(Shortage::Unknown(format!("the storage process of {name} is not reached")));

@@ -142,7 +142,7 @@ struct SetupArguments {
 enum VolumeCommand {
     /// List the volumes
     List,
-    /// Create a volume on every data node
+    /// Create a volume, mirrored on two data nodes
     Create {
         /// 1 to 63 letters, digits and hyphens
         name: String,

@@ -49,7 +49,7 @@ pub(super) async fn one(
     found.map(Json).ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("There is no volume {name}.")))
 }
 
-/// A new volume on every data node.
+/// A new volume.
 pub(super) async fn create(State(app): State<Shared>, Body(new): Body<NewVolume>) -> CreatedAnswer {
     let thin = new.thin.unwrap_or(Presentation::default().thin);
     let presentation = Presentation { block_format: new.block_format, thin };

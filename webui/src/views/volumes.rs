@@ -24,7 +24,7 @@ use serde::Deserialize;
 struct VolumesPage {
     shell: Shell,
     panels: Panels,
-    /// Space that every data node has left.
+    /// Space that each node for a new volume has left.
     room: Option<ByteCount>,
     stale: Option<String>,
 }
@@ -69,10 +69,13 @@ pub(super) async fn page(State(app): State<Shared>, Extension(viewer): Extension
     })
 }
 
-/// A new volume fits if each data node has the space.
+/// A new volume fits if each node that is to hold it has the space: those that hold the others.
 fn room(status: &Status) -> Option<ByteCount> {
     let members = &status.cluster.as_ref()?.members;
-    members.iter().filter(|m| m.role == Role::Data).map(|m| m.free).min()
+    let holds = |name: &String| status.volumes.iter().any(|volume| volume.replicas.contains(name));
+    let all_on_few = members.iter().filter(|m| holds(&m.name)).count() > 1;
+    let taken = members.iter().filter(|m| m.role == Role::Data && (!all_on_few || holds(&m.name)));
+    taken.map(|m| m.free).min()
 }
 
 fn find<'a>(status: Option<&'a Status>, name: &str) -> Result<&'a VolumeStatus, PageError> {
