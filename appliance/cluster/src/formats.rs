@@ -34,12 +34,12 @@ impl Command {
     #[must_use]
     pub fn since(&self) -> u16 {
         // Every command there is; a later one gets a row of its own.
-        FIRST_STATE_VERSION
+        KNOWN_SINCE
     }
 }
 
 /// The first that had these commands.
-const FIRST_STATE_VERSION: u16 = 4;
+const KNOWN_SINCE: u16 = 4;
 
 impl ClusterState {
     /// What is in force.

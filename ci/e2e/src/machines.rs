@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use base::Levels;
 use serde_json::{Value, json};
+use update::Levels;
 
 use crate::namespace;
 use crate::system_disk::SystemDisk;
