@@ -29,52 +29,51 @@ pub(super) fn wait(dir: &Path) {
     loop {
         std::thread::sleep(PERIOD);
         match look(dir) {
-            Ok(None) => return,
-            Ok(Some(missing)) => told = tell(told, missing),
-            Err(error) => told = tell(told, format!("{error:#}")),
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => {
+                let missing = format!("{error:#}");
+                // Once: it may last.
+                if told != missing {
+                    tracing::warn!("the release has not proved itself yet: {missing}");
+                    told = missing;
+                }
+            }
         }
     }
 }
 
-/// Each once: it may last.
-fn tell(told: String, missing: String) -> String {
-    if told != missing {
-        tracing::info!("the release has not proved itself yet: {missing}");
-    }
-    missing
-}
-
-/// What is missing.
-fn look(dir: &Path) -> anyhow::Result<Option<String>> {
+/// Whether it has; services that have not run for long enough are nothing to tell of, whatever else is missing is an error.
+fn look(dir: &Path) -> anyhow::Result<bool> {
     let services = ask(&dir.join(paths::SUPERVISOR_SOCKET), "/services")?;
     let services: Vec<ServiceStatus> = serde_json::from_str(&services).context("services")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    if let Some(missing) = missing_run(&services, now) {
-        return Ok(Some(missing));
+    if !have_run(&services, now) {
+        return Ok(false);
     }
     // The console, where there is one, asks the cluster manager.
     let has_console = services.iter().any(|service| service.name == "web");
     let (socket, path) =
         if has_console { (paths::WEB_SOCKET, "/api/v1/status") } else { (paths::CLUSTER_SOCKET, "/status") };
     let status = ask(&dir.join(socket), path)?;
-    Ok(missing_disks(&serde_json::from_str(&status).context("status")?))
+    ensure!(has_disks(&serde_json::from_str(&status).context("status")?), "storage has no disk open");
+    Ok(true)
 }
 
 /// A menu is no part of what a node promises.
-fn missing_run(services: &[ServiceStatus], now: u64) -> Option<String> {
+fn have_run(services: &[ServiceStatus], now: u64) -> bool {
     let promised = |service: &&ServiceStatus| PLAN.iter().any(|plan| plan.name == service.name);
     let ready = |service: &ServiceStatus| {
         service.state == ServiceState::Running && now.saturating_sub(service.since) >= RUN_S
     };
-    let missing = services.iter().filter(promised).find(|service| !ready(service))?;
-    Some(format!("{} has not run for {RUN_S} seconds", missing.name))
+    services.iter().filter(promised).all(ready)
 }
 
 /// A node in no cluster owns no disk yet.
-fn missing_disks(status: &Status) -> Option<String> {
-    let mut members = status.cluster.iter().flat_map(|cluster| &cluster.members);
-    let own = members.find(|member| member.name == status.node)?;
-    (own.role == Role::Data && own.capacity.0 == 0).then(|| "storage has no disk open".to_owned())
+fn has_disks(status: &Status) -> bool {
+    let members = status.cluster.iter().flat_map(|cluster| &cluster.members);
+    let mut own = members.filter(|member| member.name == status.node && member.role == Role::Data);
+    own.all(|member| member.capacity.0 > 0)
 }
 
 /// The answer's body.
@@ -125,26 +124,25 @@ mod tests {
     #[test]
     fn all_services_run_for_a_while_without_a_restart() {
         use ServiceState::{BackingOff, Running, Starting};
-        for (cluster, web, missing) in [
-            ((Running, 100), (Running, 101), None),
-            ((Running, 100), (Running, 102), Some("web")),
-            ((Running, 130), (Running, 100), Some("cluster")),
-            ((Running, 200), (Running, 100), Some("cluster")),
-            ((BackingOff, 100), (Running, 100), Some("cluster")),
-            ((Running, 100), (Starting, 100), Some("web")),
+        for (cluster, web, expected) in [
+            ((Running, 100), (Running, 101), true),
+            ((Running, 100), (Running, 102), false),
+            ((Running, 130), (Running, 100), false),
+            ((Running, 200), (Running, 100), false),
+            ((BackingOff, 100), (Running, 100), false),
+            ((Running, 100), (Starting, 100), false),
         ] {
-            let found = missing_run(&services(cluster, web), 131);
-            assert_eq!(found, missing.map(|name| format!("{name} has not run for 30 seconds")));
+            assert_eq!(have_run(&services(cluster, web), 131), expected, "{cluster:?} {web:?}");
         }
     }
 
     #[test]
     fn a_data_node_in_a_cluster_has_its_disks_open() {
-        let found = |text: &str| missing_disks(&serde_json::from_str(text).unwrap());
-        assert_eq!(found(&status("data", 4096)), None);
-        assert_eq!(found(&status("witness", 0)), None);
-        assert_eq!(found(&status("data", 0)), Some("storage has no disk open".into()));
-        assert_eq!(found(r#"{"node":"a","cluster":null,"volumes":[],"targets":[]}"#), None);
+        let found = |text: &str| has_disks(&serde_json::from_str(text).unwrap());
+        assert!(found(&status("data", 4096)));
+        assert!(found(&status("witness", 0)));
+        assert!(!found(&status("data", 0)));
+        assert!(found(r#"{"node":"a","cluster":null,"volumes":[],"targets":[]}"#));
     }
 
     /// Each socket's answers, one a connection.
@@ -169,13 +167,16 @@ mod tests {
         assert!(look(dir.path()).is_err(), "nobody is there");
         let old = (ServiceState::Running, 1);
         let running = ok(&serde_json::to_string(&services(old, old)).unwrap());
-        let supervisor = serve(&dir.path().join(paths::SUPERVISOR_SOCKET), vec![running; 3]);
+        let starting = ok(&serde_json::to_string(&services(old, (ServiceState::Starting, 1))).unwrap());
+        let answers = [vec![starting], vec![running; 3]].concat();
+        let supervisor = serve(&dir.path().join(paths::SUPERVISOR_SOCKET), answers);
         let unavailable = "HTTP/1.0 503 Service Unavailable\r\n\r\n{}".to_owned();
         let answers = vec![unavailable, ok(&status("data", 0)), ok(&status("data", 1))];
         let console = serve(&dir.path().join(paths::WEB_SOCKET), answers);
+        assert!(!look(dir.path()).unwrap());
         assert!(look(dir.path()).unwrap_err().to_string().contains("503"));
-        assert!(look(dir.path()).unwrap().unwrap().contains("no disk"));
-        assert_eq!(look(dir.path()).unwrap(), None);
+        assert!(look(dir.path()).unwrap_err().to_string().contains("no disk"));
+        assert!(look(dir.path()).unwrap());
         supervisor.join().unwrap();
         console.join().unwrap();
     }
