@@ -128,13 +128,13 @@ impl Formats {
         levels.each().into_iter().find(|(format, level)| !self.of(*format).contain(*level))
     }
 
-    /// What this release understands, up to what `other` does of what is written down: what a node may promise that runs
-    /// the one and may start the other.
+    /// What both releases understand: what a node may promise that runs the one and may start the other. Of a protocol of which
+    /// they speak no common version, what the other one does.
     #[must_use]
-    pub fn capped(mut self, other: &Self) -> Self {
-        for (format, _) in Levels::OLDEST.each() {
-            let versions = self.of_mut(format);
-            versions.newest = versions.newest.min(other.of(format).newest);
+    pub fn common(mut self, other: &Self) -> Self {
+        for (format, theirs) in other.each() {
+            let own = self.of_mut(format);
+            *own = own.common(theirs).unwrap_or(theirs);
         }
         self
     }
@@ -207,12 +207,19 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_capped_where_something_is_written_down() {
+    fn what_two_releases_have_in_common_is_what_either_reads() {
         let mut older = OTHER;
-        older.metadata.newest = 3;
-        older.replication.newest = 1;
-        let capped = OTHER.capped(&older);
-        assert_eq!(capped, Formats { metadata: Versions { oldest: 3, newest: 3 }, ..OTHER });
-        assert_eq!(older.capped(&OTHER), older);
+        older.metadata = Versions { oldest: 1, newest: 3 };
+        older.replication.newest = 4;
+        older.cluster = Versions { oldest: 7, newest: 8 };
+        let both = Formats {
+            replication: Versions { oldest: 1, newest: 4 },
+            cluster: older.cluster,
+            metadata: Versions { oldest: 3, newest: 3 },
+            ..OTHER
+        };
+        assert_eq!(OTHER.common(&older), both);
+        assert_eq!(older.common(&both), both);
+        assert_eq!(OTHER.common(&OTHER), OTHER);
     }
 }

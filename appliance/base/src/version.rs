@@ -41,15 +41,16 @@ impl Versions {
         self.oldest <= version && version <= self.newest
     }
 
-    /// Whether one of them is one of `other`, too.
+    /// Those that are of `other`, too.
     #[must_use]
-    pub const fn meet(self, other: Self) -> bool {
-        self.oldest <= other.newest && other.oldest <= self.newest
+    pub fn common(self, other: Self) -> Option<Self> {
+        let both = Self { oldest: self.oldest.max(other.oldest), newest: self.newest.min(other.newest) };
+        (both.oldest <= both.newest).then_some(both)
     }
 }
 
 /// The newest version that this build understands, `version` being the release's: one more with the feature `next-versions`,
-/// as the release after this one would. Nothing but the number differs then; ci/versions runs the two together.
+/// as the release after this one would. Nothing but the number differs then; `ci/test` makes such a build and runs the two together.
 #[must_use]
 pub const fn next(version: u16) -> u16 {
     if cfg!(feature = "next-versions") { version + 1 } else { version }

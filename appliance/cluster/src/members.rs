@@ -25,7 +25,12 @@ impl ClusterState {
         self.need_cluster()?;
         check_member(member)?;
         if self.members.get(&member.node) == Some(member) {
-            return Ok(Outcome::done());
+            // It was paired anew, and may run another release than then.
+            self.check_formats(&member.name, formats)?;
+            if let Some(promise) = self.promises.get_mut(&member.node).filter(|promise| promise.number == 0) {
+                promise.formats = *formats;
+            }
+            return Ok(Outcome::Applied { notes: self.raise_levels() });
         }
         if self.members.contains_key(&member.node) {
             return refuse(

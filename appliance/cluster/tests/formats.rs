@@ -165,6 +165,8 @@ struct Node {
     /// It is installed: the next start takes it.
     next: Option<u16>,
     said: Option<Formats>,
+    /// It is to be promised under a higher number than this.
+    above: Option<u64>,
     /// So much of the log is applied here.
     applied: usize,
 }
@@ -197,6 +199,7 @@ impl Model {
             installing: None,
             next: None,
             said: Some(release(0)),
+            above: None,
             applied: 0,
         };
         Self { nodes: [A, B, W].map(node), log: vec![of_the_first()], sent: Vec::new() }
@@ -217,8 +220,11 @@ impl Model {
         let node = &self.nodes[n];
         let free = !node.on_trial && node.installing.is_none() && node.next.is_none();
         if free && release(wanted).lack(&self.seen(n).levels()).is_none() {
-            self.nodes[n].installing = Some(wanted);
-            self.nodes[n].said = Some(release(self.nodes[n].running).capped(&release(wanted)));
+            let (own, last) = (release(self.nodes[n].running), self.seen(n).promises[&self.nodes[n].id]);
+            let both = own.common(&release(wanted));
+            let node = &mut self.nodes[n];
+            (node.installing, node.said) = (Some(wanted), Some(both));
+            node.above = (both != own).then_some(last.number);
         }
     }
 
@@ -226,13 +232,15 @@ impl Model {
     fn install(&mut self, n: usize) {
         let Some(wanted) = self.nodes[n].installing else { return };
         let seen = self.seen(n);
-        let promised = seen.promises[&self.nodes[n].id].formats;
-        let both = release(self.nodes[n].running).capped(&release(wanted));
+        let last = seen.promises[&self.nodes[n].id];
+        let own = release(self.nodes[n].running);
+        let both = own.common(&release(wanted));
         let refused = release(wanted).lack(&seen.levels()).is_some();
-        let taken_back = promised.capped(&both) == promised;
+        let is_later = self.nodes[n].above.is_some_and(|above| last.number > above);
+        let taken_back = both == own || (is_later && last.formats == both);
         let node = &mut self.nodes[n];
         if refused {
-            node.installing = None;
+            (node.installing, node.above) = (None, None);
             node.said = Some(release(node.running));
         } else if taken_back {
             (node.installing, node.next) = (None, Some(wanted));
@@ -241,7 +249,7 @@ impl Model {
 
     fn start(&mut self, n: usize, fails: bool) {
         let node = &mut self.nodes[n];
-        node.installing = None;
+        (node.installing, node.above) = (None, None);
         match node.next.take() {
             Some(next) => {
                 (node.idle, node.running, node.on_trial, node.said) = (node.running, next, true, None);
@@ -265,7 +273,8 @@ impl Model {
                 self.begin(n, wanted);
             }
             1 | 2 => self.install(n),
-            3 => {
+            // Most starts are those that an update asked for.
+            3 if self.nodes[n].next.is_some() || dice.below(6) == 0 => {
                 let fails = dice.below(2) == 0;
                 self.start(n, fails);
             }
@@ -275,11 +284,15 @@ impl Model {
             }
             5 | 6 => {
                 let (node, last) = (&self.nodes[n], self.seen(n).promises[&self.nodes[n].id]);
-                if let Some(formats) = node.said.filter(|said| *said != last.formats) {
+                let is_new = |said: &Formats| {
+                    *said != last.formats || node.above.is_some_and(|above| last.number <= above)
+                };
+                if let Some(formats) = node.said.filter(is_new) {
                     self.sent.push(promise(node.id, last.number + 1, formats));
                 }
             }
             // In any order, some never, some twice.
+            7 | 8 if self.sent.len() > 8 => drop(self.sent.swap_remove(dice.below(self.sent.len()))),
             7 | 8 if !self.sent.is_empty() => {
                 let at = dice.below(self.sent.len());
                 let command =
@@ -306,7 +319,7 @@ fn no_node_meets_a_version_that_it_does_not_understand() {
     for seed in 1..400 {
         let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
         let mut model = Model::new();
-        for _ in 0..600 {
+        for _ in 0..2500 {
             model.step(&mut dice);
         }
         highest = highest.max(model.log.last().unwrap().levels().metadata - levels(0).metadata);

@@ -6,6 +6,25 @@ use alloc::{string::String, vec::Vec};
 use base::{Formats, Levels};
 use serde::{Deserialize, Serialize};
 
+/// What PID 1 says to the cluster manager, in [`crate::paths::UNDERSTOOD`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Understood {
+    /// What every release understands that may be started here without asking again.
+    pub formats: Formats,
+    /// It is to be promised under a higher number than this, even if the same stands in the last promise: an earlier one that is
+    /// on its way comes too late then.
+    pub above: Option<u64>,
+}
+
+/// A promise of this node's that is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promised {
+    /// Counts them.
+    pub number: u64,
+    /// What was promised.
+    pub formats: Formats,
+}
+
 /// What a release has to understand to be started here. The cluster manager writes it to [`crate::paths::FORMATS`], PID 1 reads
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +32,7 @@ pub struct InUse {
     /// The versions in which things are written down.
     pub levels: Levels,
     /// What this node has promised its cluster to understand; `None` while it is in none.
-    pub promised: Option<Formats>,
+    pub promised: Option<Promised>,
     /// The other members.
     pub members: Vec<MemberFormats>,
 }

@@ -13,14 +13,14 @@ use crate::proposals;
 use base::{Formats, Levels};
 use cluster::{ClusterState, Command, Outcome};
 use control::paths;
-use control::update::{InUse, MemberFormats};
+use control::update::{InUse, MemberFormats, Promised, Understood};
 use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io};
 use tokio::time::interval;
 
 /// What every release understands that this node may start; `None` while the one that runs has not proved itself.
-pub(crate) fn understood(dir: &Path) -> Option<Formats> {
+pub(crate) fn understood(dir: &Path) -> Option<Understood> {
     let bytes = fs::read(dir.join(paths::UNDERSTOOD)).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
@@ -34,9 +34,9 @@ pub(crate) async fn follow(node: Arc<Node>) {
         every.tick().await;
         let state = node.log.applied().state;
         let in_use = in_use(&node, &state);
-        if told.as_ref() != Some(&in_use) {
-            match tell(&node.dir.join(paths::FORMATS), &in_use) {
-                Ok(()) => told = Some(in_use),
+        if told != in_use {
+            match tell(&node.dir.join(paths::FORMATS), in_use.as_ref()) {
+                Ok(()) => told = in_use,
                 Err(error) => tracing::warn!(%error, "{} can't be written", paths::FORMATS),
             }
         }
@@ -58,26 +58,31 @@ pub(crate) async fn follow(node: Arc<Node>) {
 /// The promise to be made now.
 fn due(node: &Node, state: &ClusterState) -> Option<Command> {
     let last = state.promises.get(&node.me)?;
-    let formats = understood(&node.dir).filter(|formats| *formats != last.formats)?;
-    Some(Command::Promise { node: node.me, number: last.number.saturating_add(1), formats })
+    let Understood { formats, above } = understood(&node.dir)?;
+    let is_new = formats != last.formats || above.is_some_and(|above| last.number <= above);
+    is_new.then(|| Command::Promise { node: node.me, number: last.number.saturating_add(1), formats })
 }
 
-fn in_use(node: &Node, state: &ClusterState) -> InUse {
+/// `None`: it is not known yet, as the node was welcomed and does not follow the log.
+fn in_use(node: &Node, state: &ClusterState) -> Option<InUse> {
     if state.cluster.is_none() {
-        return InUse { levels: Levels::OLDEST, promised: None, members: Vec::new() };
+        let alone = node.cluster().is_none();
+        return alone.then(|| InUse { levels: Levels::OLDEST, promised: None, members: Vec::new() });
     }
     let others = state.promises.iter().filter(|(member, _)| **member != node.me);
-    InUse {
+    let own = state.promises.get(&node.me);
+    Some(InUse {
         levels: state.levels(),
-        promised: state.promises.get(&node.me).map(|promise| promise.formats),
+        promised: own.map(|promise| Promised { number: promise.number, formats: promise.formats }),
         members: others
             .map(|(member, promise)| MemberFormats { name: state.name_of(*member), formats: promise.formats })
             .collect(),
-    }
+    })
 }
 
 /// Whole or not at all: PID 1 may read it at any moment.
-fn tell(path: &Path, in_use: &InUse) -> io::Result<()> {
+fn tell(path: &Path, in_use: Option<&InUse>) -> io::Result<()> {
+    let Some(in_use) = in_use else { return fs::remove_file(path) };
     let fresh = path.with_extension("new");
     fs::write(&fresh, serde_json::to_vec(in_use)?)?;
     fs::rename(&fresh, path)

@@ -78,10 +78,23 @@ impl Node {
 
     /// What may be promised to a cluster that this node enters; or why not yet.
     pub(crate) fn formats_to_promise(&self) -> Result<Formats, Answer> {
-        formats::understood(&self.dir).ok_or_else(|| {
-            let name = &self.settings.name;
-            failed("unavailable", format!("the release of {name} has not proved itself yet: wait a moment"))
+        formats::understood(&self.dir).map(|understood| understood.formats).ok_or_else(|| {
+            let text = format!(
+                "the release of {} has not proved itself yet: wait a minute. One that was started by hand, or whose boot \
+                 variables can't be read, has to be restarted",
+                self.settings.name
+            );
+            failed("unavailable", text)
         })
+    }
+
+    /// Who this node is, to a node that it is paired with now.
+    pub(crate) fn card(&self) -> Card {
+        let mut card = self.card.clone();
+        if let Some(understood) = formats::understood(&self.dir) {
+            card.formats = understood.formats;
+        }
+        card
     }
 
     /// How long a command may take in all.

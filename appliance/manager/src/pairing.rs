@@ -40,7 +40,7 @@ pub(crate) fn offer(node: &Node) -> Answer {
 
 /// A pairing connection came in.
 pub(crate) async fn respond(node: &Node, stream: TcpStream) {
-    match node.offer.respond(stream, &node.card).await {
+    match node.offer.respond(stream, &node.card()).await {
         Ok(card) => {
             let text = format!("Paired with {}; waiting to be added to its cluster.", card.name);
             node.events.add(Severity::Info, text);
@@ -131,7 +131,7 @@ pub(crate) async fn pair(node: &Node, address: SocketAddr, code: &str) -> Answer
     let Some(code) = Code::parse(code) else {
         return failed("invalid", "a pairing code has nine digits".into());
     };
-    let card = match pairing::dial(address, &code, &node.card).await {
+    let card = match pairing::dial(address, &code, &node.card()).await {
         Ok(card) => card,
         Err(error) => {
             let kind = match error {

@@ -8,8 +8,8 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use base::formats::META_VERSION;
-use base::{DecodeError, Reader};
+
+use base::{DecodeError, Formats, Reader};
 
 use crate::frame::Run;
 use crate::layout::{Layout, PAGE_BITS};
@@ -46,7 +46,7 @@ pub(crate) struct Bitmap {
 impl Page {
     /// As it is formatted: all clear, in both places, in the oldest version or a later one.
     fn blank() -> Self {
-        let record = TwoPlaces::found(1, 0, META_VERSION);
+        let record = TwoPlaces::found(1, 0, Formats::CURRENT.metadata.oldest);
         Self { words: None, record, saved_at: 0, cleared_at: 0, awaited: 0 }
     }
 }

@@ -94,7 +94,7 @@ pub fn judge(header: &Header, running: &Version, in_use: &InUse) -> Result<(), R
     for member in &in_use.members {
         for format in [Format::Replication, Format::Cluster] {
             let (speaks, spoken) = (header.formats.of(format), member.formats.of(format));
-            if !speaks.meet(spoken) {
+            if speaks.common(spoken).is_none() {
                 return Err(Refusal::Member {
                     version: header.version.clone(),
                     member: member.name.clone(),

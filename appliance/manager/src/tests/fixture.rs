@@ -6,7 +6,7 @@ use base::Formats;
 use control::api::{Answer, Command, Event, Status};
 use control::paths;
 use control::settings::{Ports, Role, Settings, Timing};
-use control::update::InUse;
+use control::update::{InUse, Understood};
 use serde::de::DeserializeOwned;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -54,7 +54,8 @@ impl TestNode {
         };
         std::fs::write(dir.join(paths::SETTINGS), serde_json::to_vec(&settings).unwrap()).unwrap();
         std::fs::create_dir(dir.join(paths::RUN_DIR)).unwrap();
-        let understood = serde_json::to_vec(&base::Formats::CURRENT).unwrap();
+        let understood = Understood { formats: Formats::CURRENT, above: None };
+        let understood = serde_json::to_vec(&understood).unwrap();
         std::fs::write(dir.join(paths::UNDERSTOOD), understood).unwrap();
         Self { settings, dir, runtime: None, node: None, storage: None, _home: home }
     }
@@ -63,7 +64,10 @@ impl TestNode {
     pub(super) fn understands(&self, formats: Option<Formats>) {
         let path = self.dir.join(paths::UNDERSTOOD);
         match formats {
-            Some(formats) => std::fs::write(path, serde_json::to_vec(&formats).unwrap()).unwrap(),
+            Some(formats) => {
+                let understood = Understood { formats, above: None };
+                std::fs::write(path, serde_json::to_vec(&understood).unwrap()).unwrap();
+            }
             None => std::fs::remove_file(path).unwrap(),
         }
     }

@@ -4,6 +4,7 @@ use super::fixture::{IQN, TestNode, create_volume, eventually, serving_trio, tri
 use base::{Change, EpochReason, Formats, Levels};
 use control::api::{Command, VolumeState};
 use control::settings::Role;
+use control::update::InUse;
 use std::time::Instant;
 
 fn epoch_reason(node: &TestNode) -> Option<EpochReason> {
@@ -284,21 +285,22 @@ fn what_is_understood_is_promised_and_told() {
     for node in &nodes[..2] {
         node.understands(Some(later));
     }
+    let promised = |in_use: &InUse| in_use.promised.map(|last| last.formats);
     let told = eventually("two promises", || {
         let in_use = nodes[2].in_use()?;
         in_use.members.iter().all(|member| member.formats == later).then_some(in_use)
     });
-    assert_eq!((told.levels, told.promised), (Levels::NEWEST, Some(current)), "one does not know it");
+    assert_eq!((told.levels, promised(&told)), (Levels::NEWEST, Some(current)), "one does not know it");
     assert_eq!(told.members.iter().map(|member| &*member.name).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(nodes[0].status().cluster.unwrap().formats, Some(Levels::NEWEST));
     // One is about to go back.
     nodes[1].understands(Some(current));
-    eventually("it is taken back", || (nodes[1].in_use()?.promised == Some(current)).then_some(()));
+    eventually("it is taken back", || (promised(&nodes[1].in_use()?) == Some(current)).then_some(()));
     // A release on trial says nothing, and the promise stays.
     nodes[0].understands(None);
     nodes[1].understands(Some(later));
-    eventually("it is promised again", || (nodes[1].in_use()?.promised == Some(later)).then_some(()));
-    assert_eq!(nodes[0].in_use().unwrap().promised, Some(later));
+    eventually("it is promised again", || (promised(&nodes[1].in_use()?) == Some(later)).then_some(()));
+    assert_eq!(promised(&nodes[0].in_use().unwrap()), Some(later));
 }
 
 #[test]

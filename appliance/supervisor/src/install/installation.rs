@@ -72,6 +72,8 @@ pub(super) fn run(
     slot_volume::check(&mut medium, &bundle.header, &mut advance)
         .with_context(|| format!("{slot} does not hold what was written"))?;
     slot_volume::name(&mut storage).with_context(|| format!("{slot} can't be written"))?;
+    // The node may have entered a cluster meanwhile.
+    order.promise.judge(&bundle.header, order.running)?;
     set(disk, &start_next(running, release))?;
     Ok(release.clone())
 }

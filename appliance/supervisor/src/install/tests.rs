@@ -1,7 +1,7 @@
 use super::installation::{Order, run};
 use super::slot_volume::Storage;
 use super::*;
-use ::control::update::InUse;
+use ::control::update::{InUse, Promised, Understood};
 use anyhow::bail;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use std::cell::RefCell;
@@ -466,7 +466,7 @@ fn a_panic_ends_an_installation_and_the_next_one_can_be_begun() {
     }
 }
 
-fn understood(machine: &Machine) -> Option<Formats> {
+fn understood(machine: &Machine) -> Option<Understood> {
     let text = std::fs::read(machine.path(paths::UNDERSTOOD)).ok()?;
     Some(serde_json::from_slice(&text).unwrap())
 }
@@ -490,6 +490,7 @@ fn nothing_is_said_of_a_release_that_has_not_proved_itself() {
         machine.disk.set(&variables).unwrap();
         let installer = machine.installer(&Disk { manual, ..machine.disk.clone() });
         settled(&installer);
+        let expected = expected.map(|formats| Understood { formats, above: None });
         assert_eq!(understood(&machine), expected, "{variables:?} {manual}");
         std::fs::remove_dir_all(machine.path(paths::RUN_DIR)).unwrap();
         std::fs::create_dir(machine.path(paths::RUN_DIR)).unwrap();
@@ -510,25 +511,43 @@ fn going_back_is_promised_first_or_refused() {
     let running = Version::new(0, 1, 0);
     let mut levels = Levels::NEWEST;
     levels.metadata -= 1;
-    let in_use = |levels, promised| InUse { levels, promised: Some(promised), members: Vec::new() };
+    let in_use = |levels, number, formats| {
+        let promised = Some(Promised { number, formats });
+        InUse { levels, promised, members: Vec::new() }
+    };
+    let both = current.common(&older.formats);
 
-    tell(&machine, &in_use(levels, current));
+    tell(&machine, &in_use(levels, 7, current));
     let promise = Promise::new(machine.dir.path()).with_patience(Duration::from_millis(200));
     promise.judge(&older, &running).unwrap();
     let error = promise.narrow(&older, &running).unwrap_err().to_string();
     assert!(error.contains("has not confirmed"), "{error}");
-    let narrowed = understood(&machine).unwrap();
-    assert_eq!(narrowed, current.capped(&older.formats));
+    assert_eq!(understood(&machine), Some(Understood { formats: both, above: Some(7) }));
 
-    tell(&machine, &in_use(levels, narrowed));
+    // The last promise says no more than that; one that says more may be on its way, so it takes another.
+    tell(&machine, &in_use(levels, 8, both));
+    assert!(promise.narrow(&older, &running).is_err());
+    assert_eq!(understood(&machine), Some(Understood { formats: both, above: Some(8) }));
+    std::thread::scope(|scope| {
+        let narrow = scope.spawn(|| promise.narrow(&older, &running));
+        std::thread::sleep(Duration::from_millis(50));
+        tell(&machine, &in_use(levels, 9, both));
+        narrow.join().unwrap().unwrap();
+    });
+
+    // In no cluster nobody has to agree, and a cluster that is entered is told.
+    let alone = InUse { levels: Levels::OLDEST, promised: None, members: Vec::new() };
+    tell(&machine, &alone);
+    promise.say(current);
     promise.narrow(&older, &running).unwrap();
+    assert_eq!(understood(&machine), Some(Understood { formats: both, above: None }));
 
-    tell(&machine, &in_use(levels, current));
+    tell(&machine, &in_use(levels, 9, current));
     let promise = Promise::new(machine.dir.path());
     std::thread::scope(|scope| {
         let narrow = scope.spawn(|| promise.narrow(&older, &running));
         std::thread::sleep(Duration::from_millis(50));
-        tell(&machine, &in_use(Levels::NEWEST, current));
+        tell(&machine, &in_use(Levels::NEWEST, 9, current));
         let error = narrow.join().unwrap().unwrap_err().to_string();
         assert!(error.contains("too old") && error.contains("replica metadata"), "{error}");
     });
