@@ -110,11 +110,12 @@ impl ClusterState {
         Ok(Outcome::Applied { notes })
     }
 
-    /// Volumes that lack a copy, while there is a data node without one of them.
+    /// Volumes that lack a copy, while there is a data node without one of them. Not those that nobody has served yet: an epoch
+    /// after the first says that the copies there are were made once.
     pub fn short_of_copies(&self) -> impl Iterator<Item = &VolumeEntry> {
         let nodes = self.data_nodes();
-        self.volumes.values().filter(move |entry| {
-            entry.config.replicas.len() < COPIES && !nodes.is_subset(&entry.config.replicas)
+        self.volumes.values().filter(move |VolumeEntry { config, .. }| {
+            config.primary.is_some() && config.replicas.len() < COPIES && !nodes.is_subset(&config.replicas)
         })
     }
 
@@ -147,6 +148,10 @@ impl ClusterState {
             return refuse(RefusalKind::Exists, text);
         }
         let config = &mut entry.config;
+        if config.primary.is_none() {
+            let text = format!("volume {} has no primary yet", entry.name);
+            return refuse(RefusalKind::Unavailable, text);
+        }
         config.replicas.insert(node);
         config.epoch = config.epoch.next();
         config.reason = EpochReason::Copies;

@@ -122,3 +122,17 @@ fn with_three_data_nodes_all_volumes_are_on_the_same_two() {
     done(&mut s, volume(91, "third"));
     assert_eq!(s.config(VolumeId(91)).unwrap().in_sync, set(&[A, SPARE]));
 }
+
+/// An epoch after the first says that the copies were made once, which nobody knows of a volume that was never served.
+#[test]
+fn a_volume_that_nobody_has_served_gets_no_copy() {
+    const C: NodeId = NodeId(4);
+    let mut s = demo();
+    done(&mut s, remove(B));
+    done(&mut s, add(member(C, "c", true)));
+    assert_eq!(s.short_of_copies().count(), 0);
+    refused(&mut s, Command::AddCopy { volume: V, node: C }, "no primary yet");
+    let epoch = s.config(V).unwrap().epoch.0;
+    done(&mut s, promote(A, 11, 1, epoch));
+    assert_eq!(s.short_of_copies().count(), 1);
+}

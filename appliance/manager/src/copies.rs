@@ -70,23 +70,20 @@ pub(crate) fn shortage(
     })
 }
 
-/// While this node leads: a volume that lacks a copy gets one where there is room for it.
+/// While this node leads: a volume that lacks a copy gets one where there is room for it. One at a time: the next takes it into
+/// account.
 pub(crate) async fn add_missing(node: &Node) {
     let state = node.log.applied().state;
     let reports = Reports::of(node, &state);
-    let missing: Vec<Command> = state
-        .short_of_copies()
-        .filter_map(|entry| {
-            let taker = taker(&state, entry, &reports)?;
-            Some(Command::AddCopy { volume: entry.config.volume, node: taker })
-        })
-        .collect();
-    for command in missing {
-        tracing::info!(?command, "a volume lacks a copy");
-        // One attempt: the next round looks again.
-        if let Err(error) = proposals::here(node, command, node.attempt_time()).await {
-            tracing::warn!(%error, "copy not added");
-        }
+    let missing = state.short_of_copies().find_map(|entry| {
+        let taker = taker(&state, entry, &reports)?;
+        Some(Command::AddCopy { volume: entry.config.volume, node: taker })
+    });
+    let Some(command) = missing else { return };
+    tracing::info!(?command, "a volume lacks a copy");
+    // One attempt: the next round looks again.
+    if let Err(error) = proposals::here(node, command, node.attempt_time()).await {
+        tracing::warn!(%error, "copy not added");
     }
 }
 

@@ -11,6 +11,7 @@ use crate::node::{Node, failed};
 use base::NodeId;
 use cluster::{ClusterState, Command, Voters};
 use control::api::Answer;
+use std::collections::BTreeSet;
 
 /// Takes the member of that name out.
 pub(crate) async fn run(node: &Node, name: &str) -> Answer {
@@ -69,6 +70,16 @@ fn obstacle(
             .collect();
         let text =
             format!("without {name} there is no majority of voters: {} is not reached", away.join(", "));
+        return Some(("unavailable", text));
+    }
+    let present: BTreeSet<u64> = voters.all().into_iter().map(|voter| voter.0).collect();
+    let mut rest = state.clone();
+    rest.members.remove(&leaving);
+    if present.contains(&leaving.0) && membership::wanted_voters(&rest, &present).is_empty() {
+        let text = format!(
+            "{name} votes, and while volumes are served by different nodes none of the others can vote alone: they come \
+             together by themselves once all copies are in sync"
+        );
         return Some(("unavailable", text));
     }
     let in_use = |copy: &NodeId, volume: base::VolumeId| {

@@ -20,6 +20,7 @@ use std::sync::PoisonError;
 pub(crate) fn status(node: &Node) -> Status {
     let applied = node.log.applied();
     let voters = applied.voters();
+    let in_raft = applied.membership.membership().get_node(&node.me.0).is_some();
     let state = applied.state;
     let pulse = node.heart.pulse(state.members.keys().copied().filter(|member| *member != node.me));
     let mut reports: BTreeMap<NodeId, Report> = BTreeMap::new();
@@ -31,7 +32,7 @@ pub(crate) fn status(node: &Node) -> Status {
     if let Some(report) = node.storage.current().1 {
         reports.insert(node.me, report);
     }
-    let view = View { node, state: &state, voters: &voters, pulse: &pulse, reports: &reports };
+    let view = View { node, state: &state, voters: &voters, in_raft, pulse: &pulse, reports: &reports };
     Status {
         node: node.settings.name.clone(),
         cluster: view.cluster(),
@@ -47,6 +48,8 @@ struct View<'a> {
     node: &'a Node,
     state: &'a ClusterState,
     voters: &'a Voters,
+    /// The Raft group counts this node in.
+    in_raft: bool,
     pulse: &'a Pulse,
     reports: &'a BTreeMap<NodeId, Report>,
 }
@@ -236,15 +239,22 @@ impl View<'_> {
     fn removed(&self) -> Option<String> {
         let (name, refusing) = (&self.node.settings.name, self.node.peers.refusing());
         self.state.cluster.as_ref()?;
-        // Who made the cluster is in it from the first entry of the log on; who joined learns of itself later.
+        // Who made the cluster is in it from the first entry of the log on; who joined is so before it follows the log.
         let made_it = self.node.introduction.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-        let gone = made_it && !self.state.members.contains_key(&self.node.me);
+        let gone = (made_it || self.in_raft) && !self.state.members.contains_key(&self.node.me);
         let refused = !refusing.is_empty() && self.pulse.alive.is_empty();
-        (gone || refused).then(|| {
-            let by = if refused { format!(" by {}", self.names(&refusing).join(" and ")) } else { String::new() };
-            format!(
+        let by = if refused { format!(" by {}", self.names(&refusing).join(" and ")) } else { String::new() };
+        let others = self.state.members.keys().filter(|member| **member != self.node.me);
+        if gone || (refused && others.clone().all(|member| refusing.contains(member))) {
+            return Some(format!(
                 "{name} is not accepted{by} any more: it was removed from the cluster, and what it holds is out of date. \
                  Reset it; then it can be paired as a new node."
+            ));
+        }
+        refused.then(|| {
+            format!(
+                "{name} is not accepted{by} any more, and nobody else is reached: one of them was removed from the cluster. The \
+                 others' consoles tell which."
             )
         })
     }

@@ -176,6 +176,7 @@ impl Engine {
         // What ended at once is answered in this turn.
         if self.operations.ring.is_ready() {
             self.judge_leases();
+            self.execute_all();
             self.handle_disks();
             self.submit();
         }

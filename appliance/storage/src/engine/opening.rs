@@ -241,7 +241,10 @@ impl Engine {
                     self.abandon_requests(id);
                 }
                 Some(_) => {}
-                None => self.opener.free(id),
+                None => {
+                    self.opener.shown.volumes.borrow_mut().remove(&id);
+                    self.opener.free(id);
+                }
             }
         }
     }
