@@ -36,7 +36,7 @@ pub const SUPERVISOR_SOCKET: &str = "run/supervisor.sock";
 pub const SUPERVISOR_PID: &str = "run/supervisor.pid";
 /// What is wrong with the machine itself, a problem a line; PID 1 writes it, the cluster manager passes it on.
 pub const MACHINE_PROBLEMS: &str = "run/problems";
-/// What every release understands that this node may start without asking again ([`base::Formats`]); PID 1 writes it once
+/// What every release understands that this node may start without asking again ([`crate::update::Understood`]); PID 1 writes it once
 /// the release that runs has proved itself, the cluster manager promises it to the cluster.
 pub const UNDERSTOOD: &str = "run/understood.json";
 /// What a release has to understand to be started here ([`crate::update::InUse`]); the cluster manager writes it, PID 1 looks

@@ -106,9 +106,10 @@ fn is_so(command: &Command, state: &ClusterState) -> bool {
     match command {
         Command::CreateCluster { id, .. } => state.cluster.as_ref().is_some_and(|cluster| cluster.id == *id),
         Command::AddMember { member, .. } => state.members.get(&member.node) == Some(member),
-        Command::Promise { node, formats, .. } => {
-            state.promises.get(node).is_some_and(|promise| promise.formats == *formats)
-        }
+        Command::Promise { node, number, formats } => state
+            .promises
+            .get(node)
+            .is_some_and(|promise| (promise.number, promise.formats) == (*number, *formats)),
         Command::RemoveMember { node } => !state.members.contains_key(node),
         Command::AddCopy { volume, node } => {
             state.config(*volume).is_some_and(|config| config.replicas.contains(node))

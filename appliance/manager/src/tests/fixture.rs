@@ -72,6 +72,12 @@ impl TestNode {
         }
     }
 
+    /// The same, in a later promise than number `above`.
+    pub(super) fn understands_above(&self, formats: Formats, above: u64) {
+        let understood = Understood { formats, above: Some(above) };
+        std::fs::write(self.dir.join(paths::UNDERSTOOD), serde_json::to_vec(&understood).unwrap()).unwrap();
+    }
+
     /// What PID 1 is told.
     pub(super) fn in_use(&self) -> Option<InUse> {
         serde_json::from_slice(&std::fs::read(self.dir.join(paths::FORMATS)).ok()?).ok()

@@ -536,7 +536,7 @@ fn going_back_is_promised_first_or_refused() {
     });
 
     // In no cluster nobody has to agree, and a cluster that is entered is told.
-    let alone = InUse { levels: Levels::OLDEST, promised: None, members: Vec::new() };
+    let alone = InUse { levels, promised: None, members: Vec::new() };
     tell(&machine, &alone);
     promise.say(current);
     promise.narrow(&older, &running).unwrap();
