@@ -10,7 +10,7 @@
 
 use crate::node::Node;
 use crate::proposals;
-use base::{Formats, Levels};
+use base::Levels;
 use cluster::{ClusterState, Command, Outcome};
 use control::paths;
 use control::update::{InUse, MemberFormats, Promised, Understood};
