@@ -111,6 +111,7 @@ pub fn volume(name: &str, size: ByteCount) -> VolumeStatus {
         primary: Some("a".into()),
         in_sync: vec!["a".into(), "b".into()],
         replicas: vec!["a".into(), "b".into()],
+        unopened: Vec::new(),
         state: VolumeState::Healthy,
         growth: None,
         not_grown: None,
