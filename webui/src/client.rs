@@ -41,6 +41,8 @@ pub use crate::tls::Trust;
 
 /// Largest answer taken; a support bundle is the largest.
 const MOST_BYTES: usize = 512 << 20;
+/// Likewise of another member, which is asked for no support bundle.
+const MOST_MEMBER_BYTES: usize = 8 << 20;
 /// Time for one request. Longer than any command takes at the other end.
 const PATIENCE: Duration = Duration::from_secs(75);
 /// The longest reason of the cluster manager that is read.
@@ -445,7 +447,7 @@ impl Client {
                 let request = http::request(method, name, path, None, body).map_err(unreachable)?;
                 let work = async {
                     let stream = put_through(tunnel, name).await?;
-                    http::exchange(stream, request, MOST_BYTES).await
+                    http::exchange(stream, request, MOST_MEMBER_BYTES).await
                 };
                 let answered = tokio::time::timeout(patience, work).await;
                 answered.unwrap_or(Err(HttpError::Slow(patience))).map_err(unreachable)?

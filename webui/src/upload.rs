@@ -56,6 +56,18 @@ impl Uploads {
         kept
     }
 
+    /// Removes what was kept, and what came of one that is not whole.
+    pub(crate) fn forget(&self) {
+        // Space; a file that is left is replaced by the next one. In this order: nothing gets its name in between.
+        let _ = std::fs::remove_file(self.part());
+        let _ = std::fs::remove_file(&self.whole);
+    }
+
+    /// The file's name until it is whole.
+    fn part(&self) -> PathBuf {
+        self.whole.with_extension("new")
+    }
+
     /// Takes `body` and has it installed; returns when that has begun.
     pub(crate) async fn take<E: Display>(
         &self,
@@ -92,7 +104,7 @@ impl Uploads {
         &self,
         body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
     ) -> Result<Claimed, ApiError> {
-        let part = self.whole.with_extension("new");
+        let part = self.part();
         let filled = async {
             let claimed = receive(&part, body).await?;
             tokio::fs::rename(&part, &self.whole).await.map_err(not_kept)?;

@@ -183,6 +183,7 @@ fn one_node_leads_and_gives_the_lead_away_before_its_own_turn() {
         let a = cluster.client("a");
         let error = a.update_cluster(bundle(), &["zz".into()]).await.unwrap_err();
         assert!(error.kind == "refused" && error.message.contains("no node zz"), "{error}");
+        assert_eq!(kept(&cluster), 0, "refused late");
         assert_eq!(a.update_cluster(vec![7; 1000], &[]).await.unwrap_err().kind, "invalid");
         assert_eq!(a.cluster_update().await.unwrap().update, None);
 
@@ -205,6 +206,59 @@ fn one_node_leads_and_gives_the_lead_away_before_its_own_turn() {
     let commands: Vec<Command> =
         cluster.fakes.iter().flat_map(|fake| fake.edit(|w| w.commands.clone())).collect();
     assert_eq!(commands, [Command::HandOver { volume: "demo".into(), to: Some("b".into()) }]);
+}
+
+/// Files that what comes to lead node a has left there.
+fn kept(cluster: &Cluster) -> usize {
+    let bundle = cluster.home.path().join("a").join(paths::CLUSTER_BUNDLE);
+    [bundle.with_extension("new"), bundle].iter().filter(|file| file.exists()).count()
+}
+
+#[test]
+fn an_upload_that_breaks_off_leaves_nothing() {
+    let cluster = Cluster::start(None);
+    let mut stream = UnixStream::connect(cluster.home.path().join("a").join(paths::WEB_SOCKET)).unwrap();
+    let bundle = bundle();
+    let head = "POST /api/v1/update/cluster HTTP/1.1\r\nHost: a\r\nContent-Length:";
+    write!(stream, "{head} {}\r\n\r\n", bundle.len()).unwrap();
+    stream.write_all(&bundle[..bundle.len() / 2]).unwrap();
+    let wait = |expected| {
+        let start = Instant::now();
+        while kept(&cluster) != expected {
+            assert!(start.elapsed() < Duration::from_secs(20), "{} files", kept(&cluster));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait(1);
+    drop(stream);
+    wait(0);
+    block_on(async {
+        cluster.client("a").update_cluster(bundle, &[]).await.unwrap();
+    });
+    assert_eq!(kept(&cluster), 1, "it leads");
+}
+
+#[test]
+fn a_leader_speaks_while_it_waits_for_an_order_to_be_carried_out() {
+    let cluster = Cluster::start(None);
+    // The console gives an order up later.
+    for fake in cluster.fakes.iter() {
+        fake.edit(|w| w.commands_take = Duration::from_secs(3600));
+    }
+    block_on(async {
+        cluster.client("a").update_cluster(bundle(), &[]).await.unwrap();
+        let witness = cluster.client("witness");
+        let start = Instant::now();
+        loop {
+            let update = witness.cluster_update().await.unwrap().update;
+            if update.as_ref().is_some_and(|update| update.text.starts_with("handing volume demo over")) {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{update:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert!(cluster.fakes.iter().all(|fake| fake.edit(|w| w.commands.is_empty())), "it is not carried out");
 }
 
 #[test]

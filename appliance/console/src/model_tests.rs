@@ -16,6 +16,7 @@ fn volume(name: &str) -> VolumeStatus {
         primary: Some("a".into()),
         in_sync: vec!["a".into()],
         replicas: vec!["a".into(), "b".into()],
+        unopened: Vec::new(),
         state: VolumeState::Degraded,
         problems: Vec::new(),
         resync: None,

@@ -128,6 +128,10 @@ pub struct VolumeStatus {
     pub in_sync: Vec<String>,
     /// Names of all nodes with a copy.
     pub replicas: Vec<String>,
+    /// Names of the nodes on which the copy is not open, for another reason than that there is no room to make it; as far as they
+    /// tell.
+    #[serde(default)]
+    pub unopened: Vec<String>,
     /// In one word.
     pub state: VolumeState,
     /// Why a copy is missing: one sentence each, with the node's name.

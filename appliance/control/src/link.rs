@@ -177,6 +177,9 @@ pub struct Unopened {
     pub volume: VolumeId,
     /// Why, without names.
     pub reason: String,
+    /// There is no room for it: no fault of the copy, nor of the release.
+    #[serde(default)]
+    pub lacks_room: bool,
 }
 
 /// An initiator that is logged in.

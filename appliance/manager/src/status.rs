@@ -3,7 +3,7 @@
 use crate::copies;
 use crate::heartbeat::Pulse;
 use crate::node::Node;
-use base::{ByteCount, NodeId};
+use base::{ByteCount, NodeId, VolumeConfig, VolumeId};
 use cluster::placement::{gathering_node, is_parted};
 use cluster::{ClusterState, VolumeEntry, Voters};
 use control::api::{
@@ -111,6 +111,7 @@ impl View<'_> {
             primary: config.primary.map(|primary| self.state.name_of(primary)),
             in_sync: self.names(&config.in_sync),
             replicas: self.names(&config.replicas),
+            unopened: self.unopened(config),
             state: self.volume_state(entry, report),
             problems: self.volume_problems(entry),
             resync: config.primary.zip(resync).map(|(source, resync)| self.resync(source, resync)),
@@ -121,6 +122,13 @@ impl View<'_> {
             block_format: entry.presentation.block_format,
             thin: entry.presentation.thin,
         }
+    }
+
+    /// Whose copy is not open, other than for lack of room.
+    fn unopened(&self, config: &VolumeConfig) -> Vec<String> {
+        let told = self.reports.iter().filter(|(node, _)| config.replicas.contains(node));
+        let unopened = told.filter(|(_, report)| is_unopened(report, config.volume));
+        unopened.map(|(node, _)| self.state.name_of(*node)).collect()
     }
 
     /// Why a copy is missing.
@@ -317,4 +325,34 @@ impl View<'_> {
 
 fn rule(rule: &Rule) -> RuleStatus {
     RuleStatus { pattern: rule.pattern.clone(), chap: rule.chap.as_ref().map(ChapStatus::from) }
+}
+
+/// The copy is not open, and that is not for lack of room.
+fn is_unopened(report: &Report, volume: VolumeId) -> bool {
+    let is_open = report.volumes.iter().any(|copy| copy.volume == volume);
+    let waits = report.unopened.iter().any(|copy| copy.volume == volume && copy.lacks_room);
+    !is_open && !waits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::link::Unopened;
+
+    #[test]
+    fn a_copy_that_waits_for_room_is_not_called_unopened() {
+        let (id, other) = (VolumeId(1), VolumeId(2));
+        let refused = |volume, lacks_room| Unopened { volume, reason: "x".into(), lacks_room };
+        let report = |unopened| Report { unopened, ..Report::default() };
+        assert!(is_unopened(&report(vec![]), id), "not open yet");
+        assert!(is_unopened(&report(vec![refused(id, false)]), id));
+        assert!(is_unopened(&report(vec![refused(other, true)]), id));
+        assert!(!is_unopened(&report(vec![refused(id, true)]), id));
+        let open = serde_json::json!({
+            "volume": id, "epoch": 1, "usable": true, "serving": false, "dirty": 0, "resync": null,
+            "resynced_total": 0, "logged": 0, "room": 4096, "no_room": null
+        });
+        let volumes = vec![serde_json::from_value(open).unwrap()];
+        assert!(!is_unopened(&Report { volumes, ..Report::default() }, id));
+    }
 }

@@ -3,15 +3,17 @@
 //!
 //! Invariants
 //! - Keys stay here: the web process, which strangers talk to, has none, and reaches members by their names alone.
+//! - A connection ends when the node at its other end is no member any more: who was only paired is none yet.
 //! - Each way in has a connection of its own: what flows here holds up no sign of life.
 
 use crate::node::Node;
 use crate::peers::chain;
+use crate::raft::log_view::Applied;
 use base::{NodeId, Versions, next};
 use control::paths;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use transport::{Protocol, TlsStream};
@@ -47,15 +49,34 @@ async fn put_through(node: &Node, mut local: UnixStream) {
         // It has gone, or says nothing.
         Ok(Err(_)) | Err(_) => return,
     };
-    let (answer, stream) = match dialled {
-        Ok(stream) => ("ok".to_owned(), Some(stream)),
+    let (answer, reached) = match dialled {
+        Ok(reached) => ("ok".to_owned(), Some(reached)),
         Err(reason) => (reason, None),
     };
     if local.write_all(format!("{answer}\n").as_bytes()).await.is_ok()
-        && let Some(mut stream) = stream
+        && let Some((member, stream)) = reached
     {
-        // Either end may go at any time: the other one sees its stream end.
-        let _gone = copy_bidirectional(&mut local, &mut stream).await;
+        pass_on(node, member, local, stream).await;
+    }
+}
+
+fn is_member(applied: &Applied, node: NodeId) -> bool {
+    applied.state.members.contains_key(&node)
+}
+
+/// Until either end goes, at any time, or `peer` is no member any more: the other end sees its stream end.
+async fn pass_on(
+    node: &Node,
+    peer: NodeId,
+    mut one: impl AsyncRead + AsyncWrite + Unpin,
+    mut other: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    let mut applied = node.log.watch();
+    tokio::select! {
+        _gone = copy_bidirectional(&mut one, &mut other) => {}
+        _ = applied.wait_for(|applied| !is_member(applied, peer)) => {
+            tracing::info!(node = %peer, "no member any more: what its console had open ends");
+        }
     }
 }
 
@@ -71,24 +92,22 @@ async fn read_name(local: &mut UnixStream) -> std::io::Result<String> {
     Ok(name)
 }
 
-async fn dial(node: &Node, name: &str) -> Result<TlsStream, String> {
+async fn dial(node: &Node, name: &str) -> Result<(NodeId, TlsStream), String> {
     let member = node.log.applied().state.member_named(name).map(|member| member.node);
-    let contact = member.and_then(|member| node.peers.contact(member));
-    let contact = contact.ok_or_else(|| format!("{name:?} is no other member of this cluster"))?;
+    let reached = member.and_then(|member| Some((member, node.peers.contact(member)?)));
+    let (member, contact) = reached.ok_or_else(|| format!("{name:?} is no other member of this cluster"))?;
     let endpoint = node.endpoint.speaking(Protocol::Console, VERSIONS, PATIENCE);
-    endpoint.connect(contact.address, contact.pin).await.map_err(|error| chain(&error))
+    let stream = endpoint.connect(contact.address, contact.pin).await.map_err(|error| chain(&error))?;
+    Ok((member, stream))
 }
 
 /// Puts a member through to this node's web process.
-pub(crate) async fn accept(node: &Node, mut stream: TlsStream, peer: NodeId) {
-    if !node.peers.contains(peer) {
+pub(crate) async fn accept(node: &Node, stream: TlsStream, peer: NodeId) {
+    if !is_member(&node.log.applied(), peer) {
         return;
     }
     match UnixStream::connect(node.dir.join(paths::PEER_SOCKET)).await {
-        Ok(mut local) => {
-            // As above.
-            let _gone = copy_bidirectional(&mut stream, &mut local).await;
-        }
+        Ok(local) => pass_on(node, peer, stream, local).await,
         // A node may have no console. Its peer sees the connection end.
         Err(error) => tracing::debug!(node = %peer, %error, "no console to put a peer through to"),
     }

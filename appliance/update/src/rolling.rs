@@ -135,6 +135,8 @@ struct Row {
     patience: Duration,
     /// What is waited for, after the node's name.
     waiting: &'static str,
+    /// What people can do when it has been given up, after the reason.
+    advice: &'static str,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -147,6 +149,7 @@ const STEPS: [Row; 5] = [
         whole: true,
         patience: MINUTE.saturating_mul(30),
         waiting: "does not have the release installed",
+        advice: "",
     },
     Row {
         step: Step::HandOver,
@@ -154,6 +157,7 @@ const STEPS: [Row; 5] = [
         whole: true,
         patience: MINUTE.saturating_mul(10),
         waiting: "still serves",
+        advice: "",
     },
     Row {
         step: Step::Restart,
@@ -161,6 +165,7 @@ const STEPS: [Row; 5] = [
         whole: true,
         patience: MINUTE.saturating_mul(30),
         waiting: "does not come back",
+        advice: "",
     },
     Row {
         step: Step::Prove,
@@ -168,6 +173,7 @@ const STEPS: [Row; 5] = [
         whole: false,
         patience: MINUTE.saturating_mul(30),
         waiting: "has not proved the release",
+        advice: ". Three restarts of the node go back to the release before",
     },
     // A resync may be long.
     Row {
@@ -176,6 +182,7 @@ const STEPS: [Row; 5] = [
         whole: false,
         patience: MINUTE.saturating_mul(24 * 60),
         waiting: "is not back in sync",
+        advice: "",
     },
 ];
 
@@ -368,7 +375,8 @@ impl Rolling {
         }
         if waited >= row.patience {
             let minutes = row.patience.as_secs() / 60;
-            return self.stop(format!("node {node} {} after {minutes} minutes: {why}", row.waiting));
+            let Row { waiting, advice, .. } = row;
+            return self.stop(format!("node {node} {waiting} after {minutes} minutes: {why}{advice}"));
         }
         match self.order(row.step, node, view) {
             Some(order) if due => {

@@ -1,10 +1,12 @@
 //! The loop of the node that leads: looks at all nodes, has [`Rolling`] decide, does that, and tells everybody.
 
+use super::Led;
 use crate::app::Shared;
 use crate::client::{Client, ClientError};
 use control::update::{ClusterUpdate, ClusterUpdateState};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use update::rolling::{Decision, Order, Rolling, View};
@@ -19,6 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(3600);
 /// An update that this node leads.
 pub(super) struct Lead {
     app: Shared,
+    led: Led,
     update: ClusterUpdate,
     machine: Rolling,
     nodes: BTreeMap<String, Client>,
@@ -32,15 +35,21 @@ impl Lead {
         machine: Rolling,
         nodes: BTreeMap<String, Client>,
     ) -> Self {
-        Self { app, update, machine, nodes, begun: Instant::now() }
+        let led = Led::of(&update);
+        app.cluster_updates.lock().led = Some(led.clone());
+        Self { app, led, update, machine, nodes, begun: Instant::now() }
     }
 
     /// Until it has ended, or another node leads.
     pub(super) async fn run(mut self) {
-        if let Some((state, text)) = self.lead().await {
-            self.app.cluster_updates.forget_bundle();
+        let ended = self.lead().await;
+        let is_told = ended.is_some();
+        if let Some((state, text)) = ended {
             self.update.state = state;
             self.say(text);
+        }
+        self.app.cluster_updates.leave(&self.led);
+        if is_told {
             self.tell_the_end().await;
         }
     }
@@ -55,15 +64,12 @@ impl Lead {
                     tokio::time::sleep(PERIOD).await;
                 }
                 Decision::Do(_) if self.is_own_turn() => match self.give_away().await {
-                    Ok(()) => {
-                        self.app.cluster_updates.forget_bundle();
-                        return None;
-                    }
+                    Ok(()) => return None,
                     Err(reason) => return Some((ClusterUpdateState::Stopped, reason)),
                 },
                 Decision::Do(order) => {
                     self.say(say(&order));
-                    if let Err(error) = self.carry_out(&order).await {
+                    if let Err(error) = self.telling(&self.update, self.carry_out(&order)).await {
                         self.machine.handle_failure(&error.message);
                     }
                 }
@@ -91,6 +97,27 @@ impl Lead {
         // One that is led by somebody else by now stays as it is known.
         if self.app.cluster_updates.leads(&self.update) {
             self.app.cluster_updates.hear(self.update.clone());
+        }
+    }
+
+    /// Does `work` and tells everybody `update` meanwhile: work may take longer than a leader may be silent.
+    async fn telling<T>(&self, update: &ClusterUpdate, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            never = self.tell(update) => match never {},
+        }
+    }
+
+    async fn tell(&self, update: &ClusterUpdate) -> Infallible {
+        let me = &self.app.cluster_updates.me;
+        let others = || self.nodes.iter().filter(|(name, _)| **name != update.leader && *name != me);
+        loop {
+            if update.leader != *me {
+                self.app.cluster_updates.hear(update.clone());
+            }
+            // Who does not hear it now hears the next one.
+            join_all(others().map(|(_, client)| soon(client.tell_cluster_update(update)))).await;
+            tokio::time::sleep(PERIOD).await;
         }
     }
 
@@ -133,7 +160,7 @@ impl Lead {
             client.tell_cluster_update(&given).await?;
             send(&client, &path, &self.app.cluster_updates.bundle).await
         };
-        sent.await.map_err(|error| {
+        self.telling(&given, sent).await.map_err(|error| {
             // Should it lead all the same, its next word is as new as this one.
             self.update.moves = moves;
             self.app.cluster_updates.hear(self.update.clone());

@@ -11,6 +11,8 @@
 //!   that is not the newest ends as soon as its leader hears of the other.
 //! - Whoever has given the lead away never takes it back by itself, whether or not the other one has it: at worst nobody
 //!   leads, and all nodes say that the leader is silent.
+//! - Who was told to lead and has not begun is as silent as one that leads and does not speak.
+//! - The file is there only while this node leads, or comes to lead.
 //! - What is led is in memory: a web process that ends, ends what it leads. Begun again, it goes on where it was.
 
 mod lead;
@@ -33,6 +35,9 @@ use update::rolling::Rolling;
 
 /// A leader that has said nothing for so long is called silent, and somebody else may begin.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Clocks of nodes that are further apart than this have to be set first: an update that was begun in times to come would be the
+/// newest until then.
+const MOST_AHEAD_S: u64 = 24 * 3600;
 /// Why another one has to wait.
 const COMING: &str = "An update of all nodes is on its way in already.";
 /// Looks at all nodes before one that does not answer is missed, or this node's cluster manager.
@@ -44,9 +49,16 @@ pub(crate) struct ClusterUpdates {
     me: String,
     bundle: PathBuf,
     uploads: Uploads,
-    known: Mutex<Option<Known>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    known: Option<Known>,
+    /// What the task that leads here was begun with.
+    led: Option<Led>,
     /// One at a time comes to lead: the file is its own until it does.
-    coming: tokio::sync::Mutex<()>,
+    coming: bool,
 }
 
 struct Known {
@@ -54,53 +66,124 @@ struct Known {
     heard: Instant,
 }
 
+/// One time of leading: an update may come back to a node that has led it before.
+#[derive(Clone, PartialEq, Eq)]
+struct Led {
+    id: String,
+    moves: u32,
+}
+
+impl Led {
+    fn of(update: &ClusterUpdate) -> Self {
+        Self { id: update.id.clone(), moves: update.moves }
+    }
+}
+
+impl State {
+    fn hear(&mut self, update: ClusterUpdate) {
+        if self.known.as_ref().is_none_or(|known| update.is_newer(&known.update)) {
+            self.known = Some(Known { update, heard: Instant::now() });
+        }
+    }
+
+    /// For how long the leader has said nothing, in seconds; 0: it speaks, or nothing is expected of it.
+    fn silent_s(&self, me: &str) -> u64 {
+        let Some(Known { update, heard }) = &self.known else { return 0 };
+        let led_here = update.leader == me && self.led.as_ref().is_some_and(|led| led.id == update.id);
+        let expected = update.state == ClusterUpdateState::Running && !led_here;
+        let silence = heard.elapsed();
+        if expected && silence >= SILENCE { silence.as_secs() } else { 0 }
+    }
+}
+
+/// Comes to lead: what it brought is removed with it unless this node leads by then.
+struct Coming<'a>(&'a ClusterUpdates);
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.coming = false;
+        self.0.tidy(&state);
+    }
+}
+
 impl ClusterUpdates {
     /// Of the node `me` at `dir`. What it led when its web process ended is over.
     pub(crate) fn new(dir: &Path, me: &str) -> Self {
         let bundle = dir.join(control::paths::CLUSTER_BUNDLE);
         let uploads = Uploads::new(bundle.clone());
-        let (known, coming) = (Mutex::default(), tokio::sync::Mutex::default());
-        let updates = Self { me: me.to_owned(), uploads, bundle, known, coming };
-        updates.forget_bundle();
-        updates
+        uploads.forget();
+        Self { me: me.to_owned(), uploads, bundle, state: Mutex::default() }
     }
 
-    /// The update that was led is not needed here any more.
-    fn forget_bundle(&self) {
-        // Space; a file that is left is replaced by the next one.
-        let _ = std::fs::remove_file(&self.bundle);
+    /// The file is removed if nobody needs it any more.
+    fn tidy(&self, state: &State) {
+        if state.led.is_none() && !state.coming {
+            self.uploads.forget();
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Somebody comes to lead; `None`: somebody else does already.
+    fn enter(&self) -> Option<Coming<'_>> {
+        let mut state = self.lock();
+        (!std::mem::replace(&mut state.coming, true)).then(|| Coming(self))
+    }
+
+    /// The task that leads has ended.
+    fn leave(&self, led: &Led) {
+        let mut state = self.lock();
+        if state.led.as_ref() == Some(led) {
+            state.led = None;
+            self.tidy(&state);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest that is known.
     pub(crate) fn known(&self) -> KnownUpdate {
-        let known = self.lock();
-        let silent = |known: &Known| {
-            let silence = known.heard.elapsed();
-            let expected =
-                known.update.state == ClusterUpdateState::Running && known.update.leader != self.me;
-            if expected && silence >= SILENCE { silence.as_secs() } else { 0 }
-        };
+        let state = self.lock();
         KnownUpdate {
-            silent_s: known.as_ref().map_or(0, silent),
-            update: known.as_ref().map(|known| known.update.clone()),
+            silent_s: state.silent_s(&self.me),
+            update: state.known.as_ref().map(|known| known.update.clone()),
         }
     }
 
-    /// A leader tells.
-    pub(crate) fn hear(&self, update: ClusterUpdate) {
-        let mut known = self.lock();
-        if known.as_ref().is_none_or(|known| update.is_newer(&known.update)) {
-            *known = Some(Known { update, heard: Instant::now() });
+    /// Another member tells; it may be wrong. This node leads only what it was given by who led it.
+    pub(crate) fn hear_member(&self, update: ClusterUpdate) -> Result<(), ApiError> {
+        let refused = |text: String| Err(ApiError::new(ErrorKind::Refused, text));
+        if update.begun_at > unix_now().saturating_add(MOST_AHEAD_S) {
+            return refused(format!(
+                "node {}: by its clock the update of all nodes that node {} leads was begun more than a day from now. Set the clocks",
+                self.me, update.leader
+            ));
         }
+        let given = |state: &State| {
+            state.known.as_ref().is_some_and(|Known { update: known, .. }| {
+                known.id == update.id
+                    && known.state == ClusterUpdateState::Running
+                    && known.leader != self.me
+                    && known.moves.checked_add(1) == Some(update.moves)
+            })
+        };
+        let mut state = self.lock();
+        if update.leader == self.me && !given(&state) {
+            return refused(format!("node {} was given no lead of the update of all nodes", self.me));
+        }
+        state.hear(update);
+        Ok(())
+    }
+
+    /// This node tells, or has given the lead away.
+    fn hear(&self, update: ClusterUpdate) {
+        self.lock().hear(update);
     }
 
     /// Whether this node leads `update`, as far as is known.
     fn leads(&self, update: &ClusterUpdate) -> bool {
-        self.lock().as_ref().is_some_and(|known| {
+        self.lock().known.as_ref().is_some_and(|known| {
             known.update.id == update.id && known.update.leader == self.me && update.leader == self.me
         })
     }
@@ -124,23 +207,11 @@ pub(crate) async fn begin<E: Display>(
     without: Vec<String>,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
 ) -> Result<ClusterUpdate, ApiError> {
-    let Ok(_coming) = app.cluster_updates.coming.try_lock() else {
+    let updates = &app.cluster_updates;
+    let Some(_coming) = updates.enter() else {
         read_on(&mut body).await;
         return Err(ApiError::new(ErrorKind::InUse, COMING));
     };
-    let begun = begin_in_turn(app, without, body).await;
-    if begun.as_ref().is_err_and(|error| error.kind != ErrorKind::InUse) {
-        app.cluster_updates.forget_bundle();
-    }
-    begun
-}
-
-async fn begin_in_turn<E: Display>(
-    app: &Shared,
-    without: Vec<String>,
-    body: impl Stream<Item = Result<Bytes, E>> + Unpin,
-) -> Result<ClusterUpdate, ApiError> {
-    let updates = &app.cluster_updates;
     let claimed = updates.uploads.keep(body, || updates.require_none()).await?;
     let release = claimed.header.version.to_string();
     let (nodes, machine) = plan(app, &release, &without).await?;
@@ -161,7 +232,7 @@ async fn begin_in_turn<E: Display>(
     // Somebody may have been quicker.
     updates.require_none()?;
     tracing::info!(release = update.release, nodes = ?machine.nodes(), "updating all nodes");
-    start(app, update.clone(), machine, nodes);
+    start(app, update.clone(), machine, nodes)?;
     Ok(update)
 }
 
@@ -172,7 +243,7 @@ pub(crate) async fn take_over<E: Display>(
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
 ) -> Result<(), ApiError> {
     let updates = &app.cluster_updates;
-    let Ok(_coming) = updates.coming.try_lock() else {
+    let Some(_coming) = updates.enter() else {
         read_on(&mut body).await;
         return Err(ApiError::new(ErrorKind::InUse, COMING));
     };
@@ -190,13 +261,23 @@ pub(crate) async fn take_over<E: Display>(
     }
     let (nodes, machine) = plan(app, &update.release, &update.without).await?;
     tracing::info!(release = update.release, nodes = ?machine.nodes(), "leading the update of all nodes");
-    start(app, update, machine, nodes);
-    Ok(())
+    start(app, update, machine, nodes)
 }
 
-fn start(app: &Shared, update: ClusterUpdate, machine: Rolling, nodes: BTreeMap<String, Client>) {
-    app.cluster_updates.hear(update.clone());
+fn start(
+    app: &Shared,
+    update: ClusterUpdate,
+    machine: Rolling,
+    nodes: BTreeMap<String, Client>,
+) -> Result<(), ApiError> {
+    let updates = &app.cluster_updates;
+    updates.hear(update.clone());
+    if !updates.leads(&update) {
+        let text = "Another update of all nodes was begun, or another node leads this one by now.";
+        return Err(ApiError::new(ErrorKind::InUse, text));
+    }
     tokio::spawn(Lead::new(app.clone(), update, machine, nodes).run());
+    Ok(())
 }
 
 /// The consoles of all members.
@@ -285,10 +366,100 @@ mod tests {
         let updates = ClusterUpdates::new(dir.path(), "a");
         updates.hear(update("1", 5, "b", 0));
         assert_eq!((updates.known().silent_s, updates.require_none().is_err()), (0, true));
-        if let Some(known) = &mut *updates.lock() {
-            known.heard -= SILENCE;
-        }
+        time_passes(&updates);
         assert!(updates.known().silent_s >= SILENCE.as_secs());
         updates.require_none().unwrap();
+    }
+
+    fn time_passes(updates: &ClusterUpdates) {
+        if let Some(known) = &mut updates.lock().known {
+            known.heard -= SILENCE;
+        }
+    }
+
+    #[test]
+    fn who_was_told_to_lead_and_has_not_begun_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let updates = ClusterUpdates::new(dir.path(), "b");
+        updates.hear_member(update("1", 5, "a", 0)).unwrap();
+        let given = update("1", 5, "b", 1);
+        updates.hear_member(given.clone()).unwrap();
+        assert_eq!(updates.known().silent_s, 0, "it may come yet");
+        time_passes(&updates);
+        assert!(updates.known().silent_s >= SILENCE.as_secs());
+        updates.require_none().unwrap();
+
+        updates.lock().led = Some(Led::of(&given));
+        assert_eq!(updates.known().silent_s, 0, "it leads");
+        assert!(updates.require_none().is_err());
+        updates.leave(&Led::of(&update("1", 5, "b", 3)));
+        assert_eq!(updates.known().silent_s, 0, "it led that another time");
+        updates.leave(&Led::of(&given));
+        assert!(updates.known().silent_s > 0);
+    }
+
+    #[test]
+    fn a_member_does_not_make_this_node_lead_nor_stop_what_is_begun_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let updates = ClusterUpdates::new(dir.path(), "b");
+        let refused = |told: ClusterUpdate| {
+            let before = updates.known();
+            assert_eq!(updates.hear_member(told.clone()).unwrap_err().kind, ErrorKind::Refused, "{told:?}");
+            assert_eq!(updates.known().update, before.update);
+        };
+        let now = unix_now();
+        refused(update("1", now, "b", 0));
+        refused(update("9", u64::MAX, "a", 0));
+        refused(update("9", now + 2 * MOST_AHEAD_S, "a", 0));
+        updates.hear_member(update("1", now + 60, "a", 3)).unwrap();
+        for told in [
+            update("1", now + 60, "b", 3),
+            update("1", now + 60, "b", 5),
+            update("2", now + 61, "b", 0),
+            update("2", now + 61, "b", 4),
+        ] {
+            refused(told);
+        }
+        updates.hear_member(update("1", now + 60, "b", 4)).unwrap();
+        refused(update("1", now + 60, "b", 4));
+        refused(update("1", now + 60, "b", 5));
+        updates
+            .hear_member(ClusterUpdate {
+                state: ClusterUpdateState::Stopped,
+                ..update("1", now + 60, "a", 4)
+            })
+            .unwrap();
+        refused(update("1", now + 60, "b", 5));
+    }
+
+    #[test]
+    fn the_file_is_there_only_for_who_leads_or_comes_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join(control::paths::CLUSTER_BUNDLE);
+        let files = [bundle.with_extension("new"), bundle];
+        std::fs::create_dir_all(files[0].parent().unwrap()).unwrap();
+        let put = || files.iter().for_each(|file| std::fs::write(file, "x").unwrap());
+        let there = || files.iter().filter(|file| file.exists()).count();
+        put();
+        let updates = ClusterUpdates::new(dir.path(), "a");
+        assert_eq!(there(), 0, "left by an earlier start");
+        let coming = updates.enter().unwrap();
+        assert!(updates.enter().is_none());
+        put();
+        drop(coming);
+        assert_eq!(there(), 0, "it did not come about");
+
+        let led = Led::of(&update("1", 5, "a", 0));
+        put();
+        let coming = updates.enter().unwrap();
+        updates.lock().led = Some(led.clone());
+        drop(coming);
+        drop(updates.enter());
+        assert_eq!(there(), 2, "it leads");
+        let coming = updates.enter().unwrap();
+        updates.leave(&led);
+        assert_eq!(there(), 2, "the next one comes");
+        drop(coming);
+        assert_eq!(there(), 0);
     }
 }

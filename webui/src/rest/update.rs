@@ -61,7 +61,7 @@ pub(super) async fn hear_cluster(
     State(app): State<Shared>,
     super::extract::Body(update): super::extract::Body<ClusterUpdate>,
 ) -> DoneAnswer {
-    app.cluster_updates.hear(update);
+    app.cluster_updates.hear_member(update)?;
     Ok(DONE)
 }
 

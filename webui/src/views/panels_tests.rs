@@ -10,6 +10,7 @@ fn volume(name: &str, state: VolumeState) -> VolumeStatus {
         primary: Some("a".into()),
         in_sync: vec!["a".into()],
         replicas: vec!["a".into(), "b".into()],
+        unopened: Vec::new(),
         state,
         growth: None,
         not_grown: None,

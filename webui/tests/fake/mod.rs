@@ -39,6 +39,8 @@ pub struct World {
     pub asked: Vec<&'static str>,
     /// Commands in the order in which they came.
     pub commands: Vec<Command>,
+    /// How long the next commands take.
+    pub commands_take: Duration,
 }
 
 /// One node's manager and supervisor.
@@ -109,6 +111,7 @@ pub fn volume(name: &str, size: ByteCount) -> VolumeStatus {
         primary: Some("a".into()),
         in_sync: vec!["a".into(), "b".into()],
         replicas: vec!["a".into(), "b".into()],
+        unopened: Vec::new(),
         state: VolumeState::Healthy,
         growth: None,
         not_grown: None,
@@ -195,6 +198,7 @@ pub fn healthy() -> World {
         },
         asked: vec![],
         commands: vec![],
+        commands_take: Duration::ZERO,
     }
 }
 
@@ -291,6 +295,8 @@ async fn events(
 }
 
 async fn command(State(w): State<Arc<Mutex<World>>>, Json(command): Json<Command>) -> Json<Answer> {
+    let commands_take = w.lock().unwrap().commands_take;
+    tokio::time::sleep(commands_take).await;
     let mut world = w.lock().unwrap();
     world.commands.push(command.clone());
     Json(

@@ -3,7 +3,11 @@
 use super::fixture::{TestNode, create_volume, eventually, serving_trio};
 use super::scenarios::grow;
 use control::api::{Command, Status, VolumeState};
+use control::paths;
 use control::settings::Role;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 fn voters(status: &Status) -> Vec<String> {
     let members = status.cluster.as_ref().map(|cluster| cluster.members.clone()).unwrap_or_default();
@@ -90,6 +94,39 @@ fn a_lost_data_node_is_removed_and_another_takes_its_place() {
     grow(&nodes, primary);
     nodes[2].done(&Command::HandOver { volume: "v".into(), to: Some(lost_name) });
     eventually("it serves", || nodes[lost].storage().serves().then_some(()));
+}
+
+/// What the consoles of two nodes had open, seen from both.
+fn opened(from: &TestNode, to: &TestNode) -> (UnixStream, UnixStream) {
+    let path = to.dir.join(paths::PEER_SOCKET);
+    let console = UnixListener::bind(&path).unwrap();
+    let mut asking = UnixStream::connect(from.dir.join(paths::TUNNEL_SOCKET)).unwrap();
+    writeln!(asking, "{}", to.settings.name).unwrap();
+    let mut answer = [0; 3];
+    asking.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    asking.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"ok\n");
+    let (asked, _) = console.accept().unwrap();
+    asked.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    std::fs::remove_file(path).unwrap();
+    (asking, asked)
+}
+
+#[test]
+fn what_the_console_of_a_removed_member_had_open_ends() {
+    let (nodes, primary) = serving_trio(53);
+    let removed = 1 - primary;
+    grow(&nodes, primary);
+    let (mut own, _kept) = opened(&nodes[removed], &nodes[2]);
+    let (mut asking, _kept_too) = opened(&nodes[2], &nodes[removed]);
+    let (mut stays, mut stays_too) = opened(&nodes[2], &nodes[primary]);
+    let name = nodes[removed].settings.name.clone();
+    eventually("removed", || (nodes[2].command(&remove(&name)) == control::api::Answer::Done).then_some(()));
+    for stream in [&mut own, &mut asking] {
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the stream of the removed one ends");
+    }
+    stays.write_all(b"x").unwrap();
+    assert_eq!(stays_too.read(&mut [0; 1]).unwrap(), 1);
 }
 
 #[test]

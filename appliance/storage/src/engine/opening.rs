@@ -35,7 +35,20 @@ use crate::inbox::Inbox;
 /// A volume whose metadata was read.
 pub(crate) struct Opened {
     volume: LinkVolume,
-    result: Result<Parts, String>,
+    result: Result<Parts, Refusal>,
+}
+
+/// Why a copy can't be made or opened.
+struct Refusal {
+    /// Without names.
+    reason: String,
+    lacks_room: bool,
+}
+
+impl<T: Into<String>> From<T> for Refusal {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), lacks_room: false }
+    }
 }
 
 /// A copy got more room, or could not.
@@ -75,7 +88,7 @@ struct Shown {
     capacity: Cell<ByteCount>,
     pool: RefCell<Option<String>>,
     /// Name, and why it can't be opened.
-    volumes: RefCell<BTreeMap<VolumeId, (String, String)>>,
+    volumes: RefCell<BTreeMap<VolumeId, (String, Unopened)>>,
 }
 
 /// Starts the disk thread for the disks in `settings`; relative paths are below `dir`.
@@ -107,9 +120,10 @@ impl Shown {
                 let id = opened.volume.config.volume;
                 match &opened.result {
                     Ok(_) => drop(self.volumes.borrow_mut().remove(&id)),
-                    Err(reason) => {
+                    Err(Refusal { reason, lacks_room }) => {
                         tracing::error!(volume = opened.volume.name, reason, "volume can't be opened");
-                        let shown = (opened.volume.name.clone(), reason.clone());
+                        let (reason, lacks_room) = (reason.clone(), *lacks_room);
+                        let shown = (opened.volume.name.clone(), Unopened { volume: id, reason, lacks_room });
                         self.volumes.borrow_mut().insert(id, shown);
                     }
                 }
@@ -164,7 +178,7 @@ impl Opener {
     pub(super) fn problems(&self) -> Vec<String> {
         let pool = self.shown.pool.borrow();
         let volumes = self.shown.volumes.borrow();
-        let texts = volumes.values().map(|(name, reason)| format!("volume {name}: {reason}"));
+        let texts = volumes.values().map(|(name, unopened)| format!("volume {name}: {}", unopened.reason));
         pool.iter().cloned().chain(texts).collect()
     }
 
@@ -175,11 +189,7 @@ impl Opener {
 
     /// Copies that can't be made or opened.
     pub(super) fn unopened(&self) -> Vec<Unopened> {
-        let volumes = self.shown.volumes.borrow();
-        volumes
-            .iter()
-            .map(|(volume, (_, reason))| Unopened { volume: *volume, reason: reason.clone() })
-            .collect()
+        self.shown.volumes.borrow().values().map(|(_, unopened)| unopened.clone()).collect()
     }
 
     fn send(&self, job: Job) {
@@ -220,8 +230,8 @@ impl Engine {
             }
             Err(error) => {
                 tracing::error!(volume = newest.name, %error, "volume can't be used");
-                let shown = (newest.name.clone(), error.to_string());
-                self.opener.shown.volumes.borrow_mut().insert(id, shown);
+                let unopened = Unopened { volume: id, reason: error.to_string(), lacks_room: false };
+                self.opener.shown.volumes.borrow_mut().insert(id, (newest.name.clone(), unopened));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! When a release that is on trial has proved itself: its services have run for a while without a restart, its console
-//! answers, and a data node in a cluster has its disks open.
+//! answers, and a data node in a cluster has its disks and its copies of volumes open. One that there is no room to make is no
+//! fault of the release.
 //!
 //! Invariant: a service that ends in that time starts the count again, as [`ServiceStatus::since`] does.
 
@@ -8,7 +9,7 @@ use ::control::api::Status;
 use ::control::paths;
 use ::control::service::{ServiceState, ServiceStatus};
 use ::control::settings::Role;
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -56,8 +57,18 @@ fn look(dir: &Path) -> anyhow::Result<bool> {
     let (socket, path) =
         if has_console { (paths::WEB_SOCKET, "/api/v1/status") } else { (paths::CLUSTER_SOCKET, "/status") };
     let status = ask(&dir.join(socket), path)?;
-    ensure!(has_disks(&serde_json::from_str(&status).context("status")?), "storage has no disk open");
+    let status = serde_json::from_str(&status).context("status")?;
+    has_opened(&status)?;
     Ok(true)
+}
+
+/// All that is to be open on this node is.
+fn has_opened(status: &Status) -> anyhow::Result<()> {
+    ensure!(has_disks(status), "storage has no disk open");
+    if let Some(volume) = status.volumes.iter().find(|volume| volume.unopened.contains(&status.node)) {
+        bail!("the copy of volume {} is not open. {}", volume.name, volume.problems.join(" "));
+    }
+    Ok(())
 }
 
 /// A menu is no part of what a node promises.
@@ -143,6 +154,24 @@ mod tests {
         assert!(found(&status("witness", 0)));
         assert!(!found(&status("data", 0)));
         assert!(found(r#"{"node":"a","cluster":null,"volumes":[],"targets":[]}"#));
+    }
+
+    #[test]
+    fn its_copies_of_volumes_are_open() {
+        let look = |unopened: &[&str]| {
+            let mut status: serde_json::Value = serde_json::from_str(&status("data", 4096)).unwrap();
+            status["volumes"] = serde_json::json!([{
+                "name": "v", "size": 4096, "growth": null, "not_grown": null, "epoch": 1, "primary": "b",
+                "in_sync": ["b"], "replicas": ["a", "b"], "unopened": unopened, "state": "degraded",
+                "problems": ["a: its metadata is of a newer version."], "resync": null, "verify": null,
+                "resynced_total": 0, "dirty": 0, "logged": 0
+            }]);
+            has_opened(&serde_json::from_value(status).unwrap())
+        };
+        look(&[]).unwrap();
+        look(&["b"]).unwrap();
+        let error = look(&["a"]).unwrap_err().to_string();
+        assert_eq!(error, "the copy of volume v is not open. a: its metadata is of a newer version.");
     }
 
     /// Each socket's answers, one a connection.

@@ -10,7 +10,7 @@ use disk::{AreaKind, BufferPool, Disk, DiskError, ErrorKind, Identity as Owner, 
 use replication::{Identity, Layout, Recovery, SUPERBLOCK_OFFSETS};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Grown, Opened, Parts};
+use super::{Grown, Opened, Parts, Refusal};
 use crate::chain;
 
 pub(super) enum Job {
@@ -125,7 +125,7 @@ impl Worker {
     }
 
     /// `Err`: a sentence for the administrator.
-    fn open(&mut self, volume: &Volume) -> Result<Parts, String> {
+    fn open(&mut self, volume: &Volume) -> Result<Parts, Refusal> {
         let (Some(pool), Some(owner)) = (&mut self.pool, self.owner) else {
             return Err("its disks are not usable".into());
         };
@@ -136,8 +136,8 @@ impl Worker {
             Some(found) => found,
             None => {
                 let layout = Layout::for_size(config.size).ok_or("its size is impossible")?;
-                if let Some(text) = lacks(pool, config.volume, &layout) {
-                    return Err(text);
+                if let Some(reason) = lacks(pool, config.volume, &layout) {
+                    return Err(Refusal { reason, lacks_room: true });
                 }
                 make(pool, config.volume, &layout).map_err(|error| chain(&error))?
             }
