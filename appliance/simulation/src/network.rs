@@ -3,6 +3,7 @@
 
 use crate::buffer::SimBuffer;
 use crate::rng::{Nanos, Rng};
+use crate::world::{Event, World};
 use base::{InstanceId, SessionId};
 use replication::frame::{Frame, Message};
 use std::collections::{BTreeMap, VecDeque};
@@ -99,6 +100,28 @@ impl Network {
             session.towards[end].frames.clear();
             if session.closed == [true; 2] {
                 self.sessions.remove(&id);
+            }
+        }
+    }
+}
+
+/// How connections end.
+impl World {
+    /// The end `from` has closed, and all that it sent arrives first.
+    pub(crate) fn close_orderly(&mut self, session: SessionId, from: usize) {
+        let to = 1 - from;
+        let Some(open) = self.network.sessions.get(&session).filter(|open| !open.closed[to]) else { return };
+        let at = open.towards[to].last_delivery.max(self.now) + self.rng.ms(0..5);
+        self.at(at, Event::Closed { session, to });
+    }
+
+    /// The connection breaks; ends that don't know yet learn of it after about `notice`.
+    pub(crate) fn break_connection(&mut self, session: SessionId, notice: Nanos) {
+        self.network.sever(session, &mut self.rng);
+        for end in 0..2 {
+            if self.network.sessions.get(&session).is_some_and(|s| !s.closed[end]) {
+                let delay = notice + self.rng.ms(0..5);
+                self.after(delay, Event::Closed { session, to: end });
             }
         }
     }

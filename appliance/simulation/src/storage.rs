@@ -540,25 +540,6 @@ impl World {
         self.pump(to);
     }
 
-    /// The end `from` has closed, and all that it sent arrives first.
-    fn close_orderly(&mut self, session: SessionId, from: usize) {
-        let to = 1 - from;
-        let Some(open) = self.network.sessions.get(&session).filter(|open| !open.closed[to]) else { return };
-        let at = open.towards[to].last_delivery.max(self.now) + self.rng.ms(0..5);
-        self.at(at, Event::Closed { session, to });
-    }
-
-    /// The connection breaks; ends that don't know yet learn of it after about `notice`.
-    pub(crate) fn break_connection(&mut self, session: SessionId, notice: Nanos) {
-        self.network.sever(session, &mut self.rng);
-        for end in 0..2 {
-            if self.network.sessions.get(&session).is_some_and(|s| !s.closed[end]) {
-                let delay = notice + self.rng.ms(0..5);
-                self.after(delay, Event::Closed { session, to: end });
-            }
-        }
-    }
-
     pub(crate) fn dial_arrives(&mut self, from: usize, instance: InstanceId) {
         if self.process(from, instance).is_none() {
             return;

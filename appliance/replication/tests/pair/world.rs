@@ -1,5 +1,9 @@
 //! Two replicas, simulated disks, a network and a committed register, in one thread.
 
+mod bytes;
+
+pub use bytes::Bytes;
+
 use base::formats::META_VERSION;
 use base::{
     ByteCount, Change, ClusterId, Epoch, EpochReason, InstanceId, Lba, Monotonic, NodeId, Proposal,
@@ -8,50 +12,10 @@ use base::{
 use futago_replication::frame::{Frame, HEADER_BYTES, Header, Message};
 use futago_replication::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub const SIZE: u64 = 64 << 20;
 pub const BLOCK: usize = 4096;
-
-#[derive(Clone)]
-pub struct Bytes {
-    all: Arc<Vec<u8>>,
-    range: Range<usize>,
-}
-
-impl Bytes {
-    pub fn new(bytes: Vec<u8>) -> Self {
-        let range = 0..bytes.len();
-        Self { all: Arc::new(bytes), range }
-    }
-    pub fn fill(value: u8, len: usize) -> Self {
-        Self::new(vec![value; len])
-    }
-    pub fn as_slice(&self) -> &[u8] {
-        &self.all[self.range.clone()]
-    }
-}
-
-impl std::fmt::Debug for Bytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes from {:?}", self.range.len(), self.as_slice().first())
-    }
-}
-
-impl Buffer for Bytes {
-    fn len(&self) -> usize {
-        self.range.len()
-    }
-    fn slice(&self, range: Range<usize>) -> Self {
-        let start = self.range.start + range.start;
-        Self { all: self.all.clone(), range: start..start + range.len() }
-    }
-    fn crc32c(&self) -> u32 {
-        base::crc32c(self.as_slice())
-    }
-}
 
 pub struct Node {
     pub id: NodeId,
