@@ -21,27 +21,30 @@ const ENVIRONMENT_BYTES: usize = 1024;
 #[derive(Debug)]
 pub struct SystemDisk {
     pub path: PathBuf,
+    /// Made by Buildroot: its GRUB has our patches (`image/patches/grub2`).
+    pub built: bool,
 }
 
 impl SystemDisk {
     /// A fresh disk below `dir`.
     pub fn make(dir: &Path) -> Result<Self> {
         let path = dir.join("system.img");
-        if let Some(built) = built()? {
+        let built = built()?;
+        if let Some(built) = &built {
             println!("system disk: {}", built.display());
-            run("cp", &["--sparse=always", &text(&built), &text(&path)])?;
+            run("cp", &["--sparse=always", &text(built), &text(&path)])?;
         } else {
             println!("system disk: the distribution's kernel and GRUB");
             assemble(dir, &path, &release(dir, &tools::futago(), &[])?)?;
         }
-        Ok(Self { path })
+        Ok(Self { path, built: built.is_some() })
     }
 
     /// A fresh disk below `dir` that holds `release`, whatever a build has left.
     pub fn of(dir: &Path, release: &Release) -> Result<Self> {
         let path = dir.join("system.img");
         assemble(dir, &path, release)?;
-        Ok(Self { path })
+        Ok(Self { path, built: false })
     }
 
     /// All that a partition holds.
@@ -55,7 +58,7 @@ impl SystemDisk {
     /// Another one like it.
     pub fn copy(&self, path: &Path) -> Result<Self> {
         run("cp", &["--sparse=always", &text(&self.path), &text(path)])?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), built: self.built })
     }
 
     /// Where a partition begins and how long it is, in bytes, by `firmware-config/partitions`.
@@ -85,6 +88,11 @@ impl SystemDisk {
         let source = self.path.with_extension("file");
         std::fs::write(&source, content)?;
         run("mcopy", &["-o", "-i", &self.fat(partition)?, &text(&source), &format!("::{file}")]).map(drop)
+    }
+
+    /// Removes a file of a FAT partition.
+    pub fn remove_file(&self, partition: &str, file: &str) -> Result<()> {
+        run("mdel", &["-i", &self.fat(partition)?, &format!("::{file}")]).map(drop)
     }
 
     /// Sets GRUB's variables, in place as GRUB itself would.
