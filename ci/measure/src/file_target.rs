@@ -94,7 +94,11 @@ async fn serve(disk: Disk, tell: impl FnOnce(SocketAddr)) -> Result<()> {
     loop {
         let mut answered = complete_all(&file, &service);
         file.ring.borrow_mut().submit()?;
-        answered += complete_all(&file, &service);
+        if file.ring.borrow_mut().is_ready() {
+            // What ended at once; and a submit after it, as always.
+            answered += complete_all(&file, &service);
+            file.ring.borrow_mut().submit()?;
+        }
         if file.ring.borrow_mut().is_ready() {
             tokio::task::yield_now().await;
             continue;
