@@ -7,11 +7,12 @@
 //! - A node is let in when the committed state names it; before that, only by what pairing told (the introduction).
 
 use crate::copies;
-use crate::node::Node;
+use crate::node::{Node, failed};
 use crate::peers::Contact;
 use crate::raft::log_view::Applied;
 use base::NodeId;
 use cluster::ClusterState;
+use control::api::Answer;
 use control::link::Member;
 use openraft::{ChangeMembers, EmptyNode, RaftMetrics};
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,6 +139,25 @@ fn next_change(
     let gone = |node: &u64| !applied.state.members.contains_key(&NodeId(*node)) && !present.contains(node);
     let gone: BTreeSet<u64> = membership.nodes().map(|(node, _)| *node).filter(gone).collect();
     (!gone.is_empty()).then_some(ChangeMembers::RemoveNodes(gone))
+}
+
+/// Waits until the voters are as they should be and `is_so` of them, too; else the answer is `late`.
+pub(crate) async fn settled(
+    node: &Node,
+    is_so: impl Fn(&Applied, &BTreeSet<u64>) -> bool,
+    late: String,
+) -> Answer {
+    let mut applied = node.log.watch();
+    let there =
+        applied.wait_for(|applied| match applied.membership.membership().get_joint_config().as_slice() {
+            [voters] => is_so(applied, voters) && wanted_voters(&applied.state, voters).is_empty(),
+            _ => false,
+        });
+    match timeout(node.patience(), there).await {
+        Ok(Ok(_)) => Answer::Done,
+        Ok(Err(_)) => failed("unavailable", "the cluster manager is stopping".into()),
+        Err(_) => failed("timed_out", late),
+    }
 }
 
 /// S19: what the voters, `present` at the moment, are to become, the best first; nothing if they are as they should be. A

@@ -219,41 +219,14 @@ impl Manager {
         tracing::info!(%me, name = node.settings.name, %address, %incarnation, "cluster manager started");
         membership::refresh_contacts(&node);
         let mut tasks = JoinSet::new();
-        let (a, b, c) = (node.clone(), node.clone(), node.clone());
-        let (d, e, f) = (node.clone(), node.clone(), node.clone());
-        let (g, h) = (node.clone(), node.clone());
-        tasks.spawn(async move {
-            server::serve(a, port).await;
-            "cluster port"
-        });
-        tasks.spawn(async move {
-            link::serve(b, link_socket).await;
-            "storage link"
-        });
-        tasks.spawn(async move {
-            api::serve(c, api_socket).await;
-            "control socket"
-        });
-        tasks.spawn(async move {
-            membership::follow(d).await;
-            "state"
-        });
-        tasks.spawn(async move {
-            membership::reconcile(e).await;
-            "membership"
-        });
-        tasks.spawn(async move {
-            heartbeat::run(f).await;
-            "heartbeat"
-        });
-        tasks.spawn(async move {
-            tunnel::serve(g, tunnel_socket).await;
-            "tunnel socket"
-        });
-        tasks.spawn(async move {
-            formats::follow(h).await;
-            "formats"
-        });
+        part(&mut tasks, "cluster port", server::serve(node.clone(), port));
+        part(&mut tasks, "storage link", link::serve(node.clone(), link_socket));
+        part(&mut tasks, "control socket", api::serve(node.clone(), api_socket));
+        part(&mut tasks, "state", membership::follow(node.clone()));
+        part(&mut tasks, "membership", membership::reconcile(node.clone()));
+        part(&mut tasks, "heartbeat", heartbeat::run(node.clone()));
+        part(&mut tasks, "tunnel socket", tunnel::serve(node.clone(), tunnel_socket));
+        part(&mut tasks, "formats", formats::follow(node.clone()));
         Ok(Self { node, tasks })
     }
 
@@ -287,6 +260,18 @@ impl Manager {
         }
         tracing::info!("cluster manager stopped");
     }
+}
+
+/// Starts a part of the manager that never ends.
+fn part(
+    tasks: &mut JoinSet<&'static str>,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        work.await;
+        name
+    });
 }
 
 fn read_settings(path: &Path) -> anyhow::Result<Settings> {

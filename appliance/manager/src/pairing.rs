@@ -12,6 +12,7 @@ use crate::node::{Node, failed};
 use crate::peers::chain;
 use crate::proposals;
 use crate::raft::log_store::blocking;
+use crate::raft::log_view::Applied;
 use crate::raft::store::Introduction;
 use base::{ClusterId, NodeId};
 use cluster::{Command, Outcome, Severity};
@@ -172,25 +173,9 @@ pub(crate) async fn pair(node: &Node, address: SocketAddr, code: &str) -> Answer
 
 /// Waits until `joined` follows the log, and votes if it is the third.
 async fn follows(node: &Node, joined: NodeId, name: &str) -> Answer {
-    let mut applied = node.log.watch();
-    let there = applied.wait_for(|applied| {
-        let membership = applied.membership.membership();
-        let single = match membership.get_joint_config().as_slice() {
-            [voters] => Some(voters),
-            _ => None,
-        };
-        let settled =
-            single.is_some_and(|voters| membership::wanted_voters(&applied.state, voters).is_empty());
-        membership.get_node(&joined.0).is_some() && settled
-    });
-    match tokio::time::timeout(node.patience(), there).await {
-        Ok(Ok(_)) => Answer::Done,
-        Ok(Err(_)) => failed("unavailable", "the cluster manager is stopping".into()),
-        Err(_) => failed(
-            "timed_out",
-            format!("{name} is a member, but does not follow the log yet; it goes on trying"),
-        ),
-    }
+    let text = format!("{name} is a member, but does not follow the log yet; it goes on trying");
+    let is_in = |applied: &Applied, _: &_| applied.membership.membership().get_node(&joined.0).is_some();
+    membership::settled(node, is_in, text).await
 }
 
 /// A member says welcome.

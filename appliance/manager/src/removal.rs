@@ -104,24 +104,7 @@ fn obstacle(
 
 /// Waits until it does not vote any more either.
 async fn settled(node: &Node, leaving: NodeId, name: &str) -> Answer {
-    let mut applied = node.log.watch();
-    let there = applied.wait_for(|applied| {
-        let membership = applied.membership.membership();
-        let single = match membership.get_joint_config().as_slice() {
-            [voters] => Some(voters),
-            _ => None,
-        };
-        single.is_some_and(|voters| !voters.contains(&leaving.0))
-            && single.is_some_and(|voters| membership::wanted_voters(&applied.state, voters).is_empty())
-    });
-    match tokio::time::timeout(node.patience(), there).await {
-        Ok(Ok(_)) => Answer::Done,
-        Ok(Err(_)) => failed("unavailable", "the cluster manager is stopping".into()),
-        Err(_) => failed(
-            "timed_out",
-            format!(
-                "{name} is no member any more, but still counts among the voters; that goes on by itself"
-            ),
-        ),
-    }
+    let text =
+        format!("{name} is no member any more, but still counts among the voters; that goes on by itself");
+    membership::settled(node, |_, voters| !voters.contains(&leaving.0), text).await
 }
