@@ -4,7 +4,8 @@
 //! requests. A voter whose log names somebody else, committed or not, grants nothing; and to promote somebody else, a
 //! majority must have that in its log. So once a promotion is committed the old primary's lease runs out within
 //! [`Timing::lease`](control::settings::Timing), however slow its clock may be told: within lease + drift on any other
-//! node's clock. The new primary waits that long ([`WaitForOldLease`]).
+//! node's clock. The new primary waits that long ([`WaitForOldLease`]). What served on a node before its machine started
+//! is gone for certain, so that the same node, promoted again, need not wait for itself (the manager's `restart.rs`).
 //!
 //! - [`Voter`] answers requests; [`Holder`] sends them and counts; both live in the cluster manager.
 //! - [`Guard`] lives in the storage process, which alone judges, on every command. [`WaitForOldLease`] is the rule of the

@@ -91,6 +91,7 @@ impl VolumeEntry {
             config: self.config.clone(),
             wanted_size: self.wanted_size,
             presentation: self.presentation,
+            ended: None,
             reservations: self.reservations.clone(),
         }
     }

@@ -104,6 +104,8 @@ pub struct Volume {
     pub wanted_size: Option<ByteCount>,
     /// How it is shown to initiators.
     pub presentation: Presentation,
+    /// Its epoch, with this node as primary, when the machine last started: nothing that served in it is left (S5).
+    pub ended: Option<Epoch>,
     /// Its persistent reservations (S15). Whoever is primary in `config`'s epoch has the last of every epoch before.
     pub reservations: CommittedReservations,
 }

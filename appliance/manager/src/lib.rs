@@ -36,6 +36,7 @@ mod peers;
 mod proposals;
 mod raft;
 mod removal;
+mod restart;
 mod server;
 mod status;
 #[cfg(test)]

@@ -12,12 +12,13 @@ use crate::raft::network::Network;
 use crate::raft::state_machine::{self, StateMachine};
 use crate::raft::store::{Introduction, Store};
 use crate::raft::{self, Raft};
-use crate::{api, server, tunnel};
+use crate::{api, restart, server, tunnel};
 use anyhow::Context;
-use base::{ClusterId, Formats, InstanceId, NodeId};
+use base::{ClusterId, Epoch, Formats, InstanceId, NodeId, VolumeId};
 use control::api::Answer;
 use control::paths;
 use control::settings::{Settings, Timing};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) events: Arc<Events>,
     pub(crate) storage: StorageLink,
     pub(crate) heart: Heart,
+    /// Its epochs as primary that ended when the machine started (restart.rs).
+    pub(crate) ended: BTreeMap<VolumeId, Epoch>,
     /// What pairing told, for as long as the committed state does not say it.
     pub(crate) introduction: Mutex<Option<Introduction>>,
     /// The node that was paired last and is not, or does not know that it is, a member yet.
@@ -109,7 +112,13 @@ impl Node {
 
     /// Tells storage what is committed.
     pub(crate) fn tell_storage(&self) {
-        self.storage.tell_state(|| self.log.applied().state.for_storage(self.me));
+        self.storage.tell_state(|| {
+            let mut state = self.log.applied().state.for_storage(self.me)?;
+            for volume in &mut state.volumes {
+                volume.ended = self.ended.get(&volume.config.volume).copied();
+            }
+            Some(state)
+        });
     }
 
     /// Remembers, durably, that this identity belongs to a cluster: from now on it is nothing without its log (S20), and
@@ -169,9 +178,10 @@ impl Manager {
         let store = Arc::new(Store::open(&database, me)?);
         let applied = state_machine::load(&store)?;
         let after = applied.last.map_or(0, |last| last.index.saturating_add(1));
-        let log = Arc::new(LogView::new(applied, &store.entries(after..)?));
         let introduction = store.introduction()?;
         let committed = store.committed()?;
+        let ended = restart::ended(&store, restart::boot_id().as_deref(), me, &applied, committed)?;
+        let log = Arc::new(LogView::new(applied, &store.entries(after..)?));
 
         let run = dir.join(paths::RUN_DIR);
         fs::create_dir_all(&run).with_context(|| format!("directory {}", run.display()))?;
@@ -213,6 +223,7 @@ impl Manager {
             events,
             storage: StorageLink::default(),
             heart: Heart::new(me, incarnation, timing),
+            ended,
             introduction: Mutex::new(introduction),
             visitor: Mutex::default(),
         });

@@ -21,6 +21,12 @@ pub(crate) struct Pending {
 }
 
 impl<B: Buffer> Replica<B> {
+    /// This node was primary in `epoch`, committed, before its machine started: whatever served in it ended with that, and
+    /// a promotion that follows it has nobody's lease to wait for but those that ran before it (S5).
+    pub fn handle_ended(&mut self, epoch: Epoch) {
+        self.ended = epoch;
+    }
+
     /// The committed configuration, as read or as changed. Older or equal ones are ignored. One of a size that there is no
     /// room for is only noted: it is to be told again after [`Self::handle_room`].
     pub fn handle_config(&mut self, now: Monotonic, config: &VolumeConfig) {
@@ -119,7 +125,16 @@ impl<B: Buffer> Replica<B> {
         // S5: the old primary's lease may run until then. It gave it up before a hand-over.
         let handed_over = config.reason == EpochReason::HandedOver;
         let wait = self.options.timing.lease + self.options.timing.drift;
-        self.not_before = if handed_over { self.now } else { self.now + wait };
+        let after_restart = config.reason == EpochReason::Promoted && config.epoch == self.ended.next();
+        self.not_before = if handed_over {
+            self.now
+        } else if after_restart {
+            // Leases of the epochs before the one that ended: it was committed before the clock began to count.
+            let all_ended = if self.breaks(Sabotage::IgnoreUptime) { self.now } else { Monotonic(0) + wait };
+            self.now.max(all_ended)
+        } else {
+            self.now + wait
+        };
         self.lease = None;
         self.draining = true;
         self.convert_log();

@@ -14,6 +14,8 @@ pub enum Sabotage {
     ObeyStale,
     /// S5: serve without a lease, and without waiting for the old one.
     IgnoreLease,
+    /// S5: the machine's start counts as the end of everybody's lease.
+    IgnoreUptime,
     /// S6: a restarted process serves because the committed state names its node.
     ServeAfterRestart,
     /// S7: ignore what the target has dirty or logged.

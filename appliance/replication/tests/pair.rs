@@ -119,6 +119,48 @@ fn a_restarted_primary_serves_only_after_a_promotion() {
     assert!(w.status(0).serving && w.config.in_sync.len() == 2 && w.equal());
 }
 
+/// S5: only the promotion that follows the epoch that ended with the machine is not waited for.
+#[test]
+fn after_a_start_of_its_machine_a_primary_waits_for_nobody() {
+    let wait = |epochs_ago: u64| {
+        let mut w = World::healthy();
+        w.crash(1, || true);
+        w.run(3000);
+        w.crash(0, || true);
+        w.start(0);
+        let ended = base::Epoch(w.config.epoch.0 - epochs_ago);
+        w.event(0, |r, _| r.handle_ended(ended));
+        w.settle();
+        w.promote(0);
+        let start = w.now;
+        while !w.status(0).serving {
+            w.run(20);
+        }
+        w.now.since(start)
+    };
+    assert!(wait(0) < world::timing().renew);
+    assert!(wait(1) >= world::timing().lease + world::timing().drift);
+}
+
+/// S5: its last epoch as primary ended with the machine, but one before it may have begun just then.
+#[test]
+fn after_a_start_of_its_machine_earlier_leases_are_waited_for() {
+    let mut w = World::healthy();
+    w.crash(1, || true);
+    w.run(3000);
+    w.crash(0, || true);
+    w.now = base::Monotonic(100_000_000);
+    w.start(0);
+    let ended = w.config.epoch;
+    w.event(0, |r, _| r.handle_ended(ended));
+    w.settle();
+    w.promote(0);
+    w.run(1400);
+    assert!(!w.status(0).serving);
+    w.run(100);
+    assert!(w.status(0).serving, "counted from the machine's start");
+}
+
 #[test]
 fn the_lease_ends_serving_and_nothing_else() {
     let mut w = World::healthy();

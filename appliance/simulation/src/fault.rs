@@ -2,7 +2,7 @@
 
 use crate::check::Liveness;
 use crate::rng::MS;
-use crate::scenario::FaultKind;
+use crate::scenario::{FaultKind, Focus};
 use crate::world::{CalmState, Event, NAMES, NODES, Phase, ToStorage, World, trace};
 
 impl World {
@@ -143,11 +143,39 @@ impl World {
         self.after(delay, Event::StartStorage { node });
     }
 
+    /// A node has become primary: its machine, or both of its processes, start anew, soon. The one before it hears nothing of
+    /// all that.
+    pub(crate) fn may_hit_successor(&mut self, node: usize) {
+        if self.scenario.focus == Focus::Successors && self.phase == Phase::Chaos && self.rng.chance(60) {
+            let until = self.now + self.rng.ms(500..3000);
+            for from in [node, 2] {
+                self.blocked.cluster[from][1 - node] = until;
+            }
+            self.blocked.mirror = [[until; 2]; 2];
+            let delay = self.rng.ms(0..200);
+            self.after(delay, Event::HitSuccessor { node });
+        }
+    }
+
+    pub(crate) fn hit_successor(&mut self, node: usize) {
+        trace!(self, "FAULT {} is primary, and starts anew", NAMES[node]);
+        let with_machine = self.rng.chance(50);
+        self.crash_manager(node);
+        self.crash_storage(node, with_machine);
+        if with_machine {
+            self.nodes[node].machine.restart(self.now);
+        }
+        let delay = self.rng.ms(20..200);
+        self.after(delay, Event::StartManager { node });
+        self.after(delay, Event::StartStorage { node });
+    }
+
     fn cut_power(&mut self, node: usize) {
         self.crash_manager(node);
         if node < 2 {
             self.crash_storage(node, true);
         }
+        self.nodes[node].machine.restart(self.now);
         let delay = self.rng.ms(200..5000);
         self.after(delay, Event::StartManager { node });
         if node < 2 {

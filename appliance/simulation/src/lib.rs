@@ -48,6 +48,8 @@ pub enum Break {
     IgnoreUncommitted,
     /// S5: nobody looks whether the machine stood still.
     IgnorePauses,
+    /// S5: a cluster manager takes each of its starts for one of its machine.
+    ForgetBoot,
     /// S6: a restarted storage process passes for the one before.
     KeepInstance,
 }
@@ -112,6 +114,9 @@ pub struct Options {
 impl Options {
     fn keeps_instance(self) -> bool {
         self.sabotage == Break::KeepInstance
+    }
+    fn forgets_boot(self) -> bool {
+        self.sabotage == Break::ForgetBoot
     }
     fn ignores_pauses(self) -> bool {
         self.sabotage == Break::IgnorePauses

@@ -18,6 +18,8 @@ pub(crate) struct Machine {
     /// What the boot clock had counted when a pause began that it does not count.
     stands_at: Option<Nanos>,
     pub(crate) paused_until: Nanos,
+    /// No cluster manager has run since it started.
+    fresh: bool,
 }
 
 impl Machine {
@@ -30,7 +32,22 @@ impl Machine {
             uncounted: 0,
             stands_at: None,
             paused_until: 0,
+            fresh: false,
         }
+    }
+
+    /// Power is cut and comes back.
+    pub(crate) fn restart(&mut self, now: Nanos) {
+        self.boot_offset = 0;
+        self.uncounted = now;
+        self.stands_at = None;
+        self.paused_until = now;
+        self.fresh = true;
+    }
+
+    /// Whether this is the first cluster manager since the machine started.
+    pub(crate) fn take_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
     }
 
     /// True time that the boot clock has counted.

@@ -31,6 +31,8 @@ pub(crate) struct Manager {
     next_request_at: Nanos,
     told_epoch: Epoch,
     told_wanted: Option<base::ByteCount>,
+    /// The epoch of this node as primary that ended when its machine started.
+    ended: Option<Epoch>,
     told_lease: Option<Lease>,
 }
 
@@ -62,14 +64,17 @@ impl World {
         // What was applied is found anew, from the last snapshot on: any earlier point.
         let commit = self.raft.voters[node].commit;
         let applied = usize::try_from(self.rng.within(commit.min(4) as u64..commit as u64 + 1)).unwrap();
+        // The position of the last commit known is durable, though.
+        let found = self.raft.state_at(node, commit);
+        let restarted = self.nodes[node].machine.take_fresh() || self.options.forgets_boot();
+        let served = found.config(VOLUME).filter(|config| config.primary == Some(id(node)));
+        let ended = served.filter(|_| restarted).map(|config| config.epoch);
         self.raft.voters[node].commit = applied;
-        let mut state = ClusterState::default();
-        for entry in &self.raft.voters[node].log[..applied] {
-            if let Some(command) = &entry.command {
-                state.apply(command);
-            }
-        }
-        trace!(self, "{} manager {incarnation:?} starts, applied {applied} of {commit}", NAMES[node]);
+        let state = self.raft.state_at(node, applied);
+        trace!(
+            self,
+            "{} manager {incarnation:?} starts, applied {applied} of {commit}, ended {ended:?}", NAMES[node]
+        );
         let manager = Manager {
             incarnation,
             holder: Holder::new(id(node), incarnation, self.timing),
@@ -86,6 +91,7 @@ impl World {
             next_request_at: 0,
             told_epoch: Epoch(0),
             told_wanted: None,
+            ended,
             told_lease: None,
         };
         self.nodes[node].manager = Some(manager);
@@ -266,7 +272,7 @@ impl World {
         }
         manager.told_epoch = config.epoch;
         manager.told_wanted = wanted;
-        let message = ToStorage::Config(config.clone(), wanted);
+        let message = ToStorage::Config(config.clone(), wanted, manager.ended);
         trace!(self, "{} tells storage {message:?}", NAMES[node]);
         let delay = self.link_delay(node);
         self.after(delay, Event::ToStorage { node, instance, message });

@@ -4,7 +4,7 @@
 //!
 //! Logs and terms are durable; who leads, and what is known to be committed, is lost with the process.
 
-use cluster::Command;
+use cluster::{ClusterState, Command};
 
 /// Voters.
 pub(crate) const VOTERS: usize = 3;
@@ -42,6 +42,15 @@ impl Raft {
         let voter =
             Voter { term: 1, commit: log.len(), log: log.clone(), leads: false, matched: [0; VOTERS] };
         Self { voters: [voter.clone(), voter.clone(), voter], committed: log }
+    }
+
+    /// What the first `entries` entries of the log of voter `n` come to.
+    pub(crate) fn state_at(&self, n: usize, entries: usize) -> ClusterState {
+        let mut state = ClusterState::default();
+        for command in self.voters[n].log[..entries].iter().filter_map(|entry| entry.command.as_ref()) {
+            state.apply(command);
+        }
+        state
     }
 
     /// The process of voter `n` is gone.

@@ -25,9 +25,11 @@ pub enum Focus {
     HandOvers,
     /// Secondaries stop in order, while commits and links are slow (S2).
     Goodbyes,
+    /// Who has just become primary starts anew while the one before it may serve (S5).
+    Successors,
 }
 
-const FOCI: [Focus; 9] = [
+const FOCI: [Focus; 10] = [
     Focus::Mixed,
     Focus::FastRestarts,
     Focus::LateCommits,
@@ -37,6 +39,7 @@ const FOCI: [Focus; 9] = [
     Focus::Pauses,
     Focus::HandOvers,
     Focus::Goodbyes,
+    Focus::Successors,
 ];
 
 impl Focus {
@@ -237,6 +240,7 @@ fn likely(focus: Focus) -> Vec<FaultKind> {
             CutMirror,
             RestartStorage,
         ],
+        Focus::Successors => &[CutApart, CutApart, CutApart, CutApart, Isolate, Isolate],
     });
     faults
 }

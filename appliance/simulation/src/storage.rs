@@ -223,7 +223,8 @@ impl World {
         let clocks = self.nodes[node].machine.clocks(self.now);
         let Some((storage, now)) = self.process(node, instance) else { return };
         match message {
-            ToStorage::Config(config, wanted) => {
+            ToStorage::Config(config, wanted, ended) => {
+                storage.replica.handle_ended(ended.unwrap_or_default());
                 if config.epoch > storage.config_epoch {
                     storage.config_epoch = config.epoch;
                     if config.primary != Some(id(node)) || config.primary_instance != instance {

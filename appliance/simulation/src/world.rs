@@ -14,7 +14,9 @@ use crate::scenario::Scenario;
 use crate::storage::Storage;
 use crate::{Options, Outcome};
 use base::formats::META_VERSION;
-use base::{ByteCount, ClusterId, Formats, InstanceId, NodeId, ReplicaId, SessionId, VolumeConfig, VolumeId};
+use base::{
+    ByteCount, ClusterId, Epoch, Formats, InstanceId, NodeId, ReplicaId, SessionId, VolumeConfig, VolumeId,
+};
 use cluster::{ClusterState, Command};
 use control::link::{Lease, Member, Report};
 use control::settings::Timing;
@@ -87,6 +89,8 @@ pub(crate) enum Event {
     ClientTimeout { op: OpId },
     /// A process that was told to stop and did not is ended.
     Kill { node: usize, instance: InstanceId },
+    /// A new primary starts anew.
+    HitSuccessor { node: usize },
     /// The next fault.
     Fault { round: u64 },
     /// The checkers look around.
@@ -96,7 +100,7 @@ pub(crate) enum Event {
 /// See [`control::link::ToStorage`].
 #[derive(Debug)]
 pub(crate) enum ToStorage {
-    Config(VolumeConfig, Option<ByteCount>),
+    Config(VolumeConfig, Option<ByteCount>, Option<Epoch>),
     Lease(Lease),
     Refused(u64),
     HandOver { to: NodeId, instance: InstanceId },
@@ -307,6 +311,7 @@ impl World {
             Event::Reply { op, reply } => self.reply_arrives(op, reply),
             Event::ClientTimeout { op } => self.client_gives_up(op),
             Event::Kill { node, instance } => self.kill(node, instance),
+            Event::HitSuccessor { node } => self.hit_successor(node),
             Event::Fault { round } => self.next_fault(round),
             Event::Check => self.look_around(),
         }
@@ -348,8 +353,12 @@ impl World {
         while let Some(entry) = self.raft.committed.get(self.committed_len) {
             self.committed_len += 1;
             let Entry { command: Some(command), .. } = entry.clone() else { continue };
+            let before = self.committed.config(VOLUME).and_then(|config| config.primary);
             let outcome = self.committed.apply(&command);
             trace!(self, "COMMITTED {command:?} -> {outcome:?}");
+            if let Some(primary) = self.config().primary.filter(|primary| Some(*primary) != before) {
+                self.may_hit_successor(index(primary));
+            }
             if let Err(error) = self.committed.validate() {
                 self.judge(violation("state", error.to_string()));
             }
@@ -467,6 +476,7 @@ fn at_node(event: &Event) -> Option<usize> {
         | Event::Abort { node, .. } => Some(*node),
         Event::Client { .. }
         | Event::Kill { .. }
+        | Event::HitSuccessor { .. }
         | Event::Reply { .. }
         | Event::ClientTimeout { .. }
         | Event::Fault { .. }

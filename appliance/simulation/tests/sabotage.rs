@@ -35,6 +35,8 @@ broken! {
     s5_ignore_lease: "S5", Break::Replica(Sabotage::IgnoreLease), StaleVoters;
     s5_ignore_uncommitted: "S5", Break::IgnoreUncommitted, StaleVoters;
     s5_ignore_pauses: "S5", Break::IgnorePauses, Pauses;
+    s5_forget_boot: "S5", Break::ForgetBoot, Successors;
+    s5_ignore_uptime: "S5", Break::Replica(Sabotage::IgnoreUptime), Successors;
     s6_keep_instance: "S6", Break::KeepInstance, FastRestarts;
     s7_forget_targets_part: "S7", Break::Replica(Sabotage::ForgetTargetsPart), PowerCuts;
     s8_answer_while_growing: "S8", Break::Replica(Sabotage::AnswerWhileGrowing), LateCommits;

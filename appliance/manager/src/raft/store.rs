@@ -30,6 +30,7 @@ const PURGED: &str = "purged";
 const SNAPSHOT_META: &str = "snapshot_meta";
 const SNAPSHOT_DATA: &str = "snapshot_data";
 const INTRODUCTION: &str = "introduction";
+const BOOT: &str = "boot";
 
 /// The versions of the state, and of the records with it, that this release reads.
 const VERSIONS: Versions = Formats::CURRENT.state;
@@ -204,6 +205,15 @@ impl Store {
 
     pub(crate) fn save_introduction(&self, introduction: &Introduction) -> Result<(), StoreError> {
         self.put(INTRODUCTION, introduction)
+    }
+
+    /// The machine's start in which a cluster manager last began with this file.
+    pub(crate) fn boot(&self) -> Result<Option<String>, StoreError> {
+        self.get(BOOT)
+    }
+
+    pub(crate) fn save_boot(&self, boot: &str) -> Result<(), StoreError> {
+        self.put(BOOT, &boot)
     }
 
     pub(crate) fn purged(&self) -> Result<Option<LogId>, StoreError> {

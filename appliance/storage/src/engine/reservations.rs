@@ -194,6 +194,7 @@ mod tests {
                 write_back: false,
             },
             wanted_size: None,
+            ended: None,
             presentation: control::targets::Presentation::default(),
             reservations: CommittedReservations::default(),
         }
