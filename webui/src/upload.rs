@@ -31,9 +31,11 @@ pub(crate) struct Uploads {
 }
 
 impl Uploads {
-    /// Into the file `whole`.
+    /// Into the file `whole`, which may be in use. What an earlier process left that is not whole is removed.
     pub(crate) fn new(whole: PathBuf) -> Self {
-        Self { whole, turn: Mutex::new(()) }
+        let uploads = Self { whole, turn: Mutex::new(()) };
+        uploads.forget_part();
+        uploads
     }
 
     /// Takes `body`, if it is `wanted`, and keeps it in place of what was there before. What it claims to be is not proven.
@@ -58,9 +60,14 @@ impl Uploads {
 
     /// Removes what was kept, and what came of one that is not whole.
     pub(crate) fn forget(&self) {
-        // Space; a file that is left is replaced by the next one. In this order: nothing gets its name in between.
-        let _ = std::fs::remove_file(self.part());
+        // In this order: nothing gets its name in between.
+        self.forget_part();
         let _ = std::fs::remove_file(&self.whole);
+    }
+
+    fn forget_part(&self) {
+        // Space; a file that is left is replaced by the next one.
+        let _ = std::fs::remove_file(self.part());
     }
 
     /// The file's name until it is whole.
@@ -186,4 +193,22 @@ async fn receive<E: Display>(
 
 fn claim(first: &[u8]) -> Result<Claimed, ApiError> {
     Claimed::decode(first).map_err(|error| ApiError::new(ErrorKind::Invalid, format!("Refused: {error}.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_process_did_not_finish_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, part) = (dir.path().join("bundle"), dir.path().join("bundle.new"));
+        for file in [&whole, &part] {
+            std::fs::write(file, "bytes").unwrap();
+        }
+        let uploads = Uploads::new(whole.clone());
+        assert!(whole.exists() && !part.exists(), "a whole one may be in use");
+        uploads.forget();
+        assert!(!whole.exists());
+    }
 }
