@@ -14,6 +14,8 @@ pub const RAFT_DB: &str = "raft.redb";
 pub const WEB_DIR: &str = "web";
 /// Sockets and pid files; empty after a reboot.
 pub const RUN_DIR: &str = "run";
+/// This start of the machine: drawn by the kernel. Not below the node's directory.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The update that was uploaded, until it is installed or refused.
 pub const UPDATE_BUNDLE: &str = "update/bundle";
 /// The update of the whole cluster that this node leads, or has led.

@@ -150,7 +150,7 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    /// Starts everything. On an error nothing of the node's state was changed.
+    /// Starts everything. On an error nothing of the node's state was changed but that this start was noted.
     pub(crate) async fn start(dir: &Path) -> anyhow::Result<Self> {
         let settings = read_settings(&dir.join(paths::SETTINGS))?;
         let timing = settings.timing();
@@ -180,7 +180,7 @@ impl Manager {
         let after = applied.last.map_or(0, |last| last.index.saturating_add(1));
         let introduction = store.introduction()?;
         let committed = store.committed()?;
-        let ended = restart::ended(&store, restart::boot_id().as_deref(), me, &applied, committed)?;
+        let ended = restart::note_start(&store, restart::boot_id().as_deref(), me, &applied, committed)?;
         let log = Arc::new(LogView::new(applied, &store.entries(after..)?));
 
         let run = dir.join(paths::RUN_DIR);

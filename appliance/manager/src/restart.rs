@@ -7,28 +7,44 @@
 //!
 //! Invariants
 //! - What is told was on disk before anything of this start ran: the second cluster manager of one start tells nothing.
-//! - In doubt (no id of the start, none written down before) nothing is told, and the whole lease is waited for.
+//! - In doubt (no id of this start, or of the last) nothing is told, and the whole lease is waited for.
+//! - A machine has its own kernel and its disks for itself: that a copy of it runs elsewhere is not seen here (S20).
 
 use crate::raft::LogId;
 use crate::raft::log_view::Applied;
 use crate::raft::store::{Store, StoreError};
 use base::{Epoch, NodeId, VolumeId};
 use cluster::ClusterState;
+use control::paths;
 use openraft::EntryPayload;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// Drawn by the kernel when it starts.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// The kernel, and with it the clock, had run no longer than this when the first process began; in a container it had.
+const FIRST_PROCESS: Duration = Duration::from_secs(10);
+/// Of `/proc/PID/stat`.
+const TICKS_PER_SECOND: u64 = 100;
 
-/// This start of the machine; `None` where the kernel does not tell.
+/// This start of the machine; `None` where that is not known, or is not the start of the clock that leases are counted by.
 pub(crate) fn boot_id() -> Option<String> {
-    let id = std::fs::read_to_string(BOOT_ID).ok()?;
+    let first_process = std::fs::read_to_string("/proc/1/stat").ok()?;
+    if began_after(&first_process)? > FIRST_PROCESS {
+        return None;
+    }
+    let id = std::fs::read_to_string(paths::BOOT_ID).ok()?;
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// The epochs of `me` as primary that ended when the machine began its start `boot`. To be called once, before anything
-/// is added to the log. `snapshot` and `committed`: as they were found.
-pub(crate) fn ended(
+/// How long after the kernel the process of this `stat` began (proc_pid_stat(5), field 22).
+fn began_after(stat: &str) -> Option<Duration> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let ticks: u64 = after_name.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    Some(Duration::from_secs(ticks / TICKS_PER_SECOND))
+}
+
+/// Notes the machine's start `boot`, and tells the epochs of `me` as primary that ended with it. To be called once, before
+/// anything is added to the log. `snapshot` and `committed`: as they were found.
+pub(crate) fn note_start(
     store: &Store,
     boot: Option<&str>,
     me: NodeId,
@@ -36,11 +52,19 @@ pub(crate) fn ended(
     committed: Option<LogId>,
 ) -> Result<BTreeMap<VolumeId, Epoch>, StoreError> {
     let before = store.boot()?;
-    let Some(boot) = boot.filter(|boot| before.as_deref() != Some(*boot)) else { return Ok(BTreeMap::new()) };
-    let state = committed_state(store, snapshot, committed)?;
+    if before.as_deref() == boot {
+        return Ok(BTreeMap::new());
+    }
+    // Also that it is not known: the next one must not take this start's epochs for an earlier one's.
     store.save_boot(boot)?;
+    if before.is_none() || boot.is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let state = committed_state(store, snapshot, committed)?;
     let mine = state.volumes.values().map(|entry| &entry.config).filter(|config| config.primary == Some(me));
-    Ok(mine.filter(|_| before.is_some()).map(|config| (config.volume, config.epoch)).collect())
+    let ended = mine.map(|config| (config.volume, config.epoch)).collect();
+    tracing::info!(?ended, "the machine has started: its epochs as primary ended");
+    Ok(ended)
 }
 
 /// The snapshot and what was known to be committed after it.
@@ -121,13 +145,24 @@ mod tests {
     fn only_the_first_start_after_the_machine_s_tells_what_ended() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
-        let told = |boot| ended(&store, boot, ME, &Applied::default(), Some(id(3))).unwrap();
+        let told = |boot| note_start(&store, boot, ME, &Applied::default(), Some(id(3))).unwrap();
         assert!(told(Some("one")).is_empty(), "whether the log is older than the start is not known");
         assert!(told(Some("one")).is_empty());
-        assert!(told(None).is_empty());
         assert_eq!(told(Some("two")), BTreeMap::from([(VOLUME, Epoch(2))]));
         assert!(told(Some("two")).is_empty(), "a process of this start may serve");
-        assert_eq!(told(Some("three")).len(), 1);
+        assert!(told(None).is_empty());
+        assert!(told(Some("three")).is_empty(), "it may be the start of the one before");
+        assert_eq!(told(Some("four")).len(), 1);
+    }
+
+    #[test]
+    fn when_the_first_process_began() {
+        let stat = "1 (a ) b) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 1234 9 10";
+        assert_eq!(began_after(stat), Some(Duration::from_secs(12)));
+        assert_eq!(began_after("1 (init) S 0"), None);
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let now = transport::clock::now().since(base::Monotonic(0));
+        assert!(began_after(&own).unwrap() <= now);
     }
 
     #[test]
@@ -135,7 +170,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         let told =
-            |boot, me, committed| ended(&store, Some(boot), me, &Applied::default(), committed).unwrap();
+            |boot, me, committed| note_start(&store, Some(boot), me, &Applied::default(), committed).unwrap();
         assert!(told("one", ME, Some(id(3))).is_empty());
         assert!(told("two", ME, Some(id(2))).is_empty());
         assert!(told("three", ME, None).is_empty());

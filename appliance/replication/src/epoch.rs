@@ -23,7 +23,7 @@ pub(crate) struct Pending {
 impl<B: Buffer> Replica<B> {
     /// This node was primary in `epoch`, committed, before its machine started: whatever served in it ended with that, and
     /// a promotion that follows it has nobody's lease to wait for but those that ran before it (S5).
-    pub fn handle_ended(&mut self, epoch: Epoch) {
+    pub fn handle_ended(&mut self, epoch: Option<Epoch>) {
         self.ended = epoch;
     }
 
@@ -125,7 +125,8 @@ impl<B: Buffer> Replica<B> {
         // S5: the old primary's lease may run until then. It gave it up before a hand-over.
         let handed_over = config.reason == EpochReason::HandedOver;
         let wait = self.options.timing.lease + self.options.timing.drift;
-        let after_restart = config.reason == EpochReason::Promoted && config.epoch == self.ended.next();
+        let follows_ended = self.ended.is_some_and(|ended| config.epoch == ended.next());
+        let after_restart = config.reason == EpochReason::Promoted && follows_ended;
         self.not_before = if handed_over {
             self.now
         } else if after_restart {

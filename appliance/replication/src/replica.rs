@@ -57,8 +57,8 @@ pub struct Replica<B> {
 
     // Configuration (epoch.rs).
     pub(crate) known: Option<VolumeConfig>,
-    /// The epoch of this node as primary that its machine's start ended; 0: none is known.
-    pub(crate) ended: Epoch,
+    /// The epoch of this node as primary that its machine's start ended.
+    pub(crate) ended: Option<Epoch>,
     /// The highest epoch learned by any means (S4).
     pub(crate) floor: Epoch,
     /// `known` is not yet acted in.
@@ -164,7 +164,7 @@ impl<B: Buffer> Replica<B> {
             bitmap: found.bitmap,
             converting: None,
             known: None,
-            ended: Epoch(0),
+            ended: None,
             floor: superblock.epoch,
             adopting: false,
             primary: false,

@@ -129,7 +129,7 @@ fn after_a_start_of_its_machine_a_primary_waits_for_nobody() {
         w.crash(0, || true);
         w.start(0);
         let ended = base::Epoch(w.config.epoch.0 - epochs_ago);
-        w.event(0, |r, _| r.handle_ended(ended));
+        w.event(0, |r, _| r.handle_ended(Some(ended)));
         w.settle();
         w.promote(0);
         let start = w.now;
@@ -152,7 +152,7 @@ fn after_a_start_of_its_machine_earlier_leases_are_waited_for() {
     w.now = base::Monotonic(100_000_000);
     w.start(0);
     let ended = w.config.epoch;
-    w.event(0, |r, _| r.handle_ended(ended));
+    w.event(0, |r, _| r.handle_ended(Some(ended)));
     w.settle();
     w.promote(0);
     w.run(1400);

@@ -1,7 +1,7 @@
 //! What goes wrong, and how it is put right again.
 
 use crate::check::Liveness;
-use crate::rng::MS;
+use crate::rng::{MS, Nanos};
 use crate::scenario::{FaultKind, Focus};
 use crate::world::{CalmState, Event, NAMES, NODES, Phase, ToStorage, World, trace};
 
@@ -146,10 +146,10 @@ impl World {
     /// A node has become primary: its machine, or both of its processes, start anew, soon. The one before it hears nothing of
     /// all that.
     pub(crate) fn may_hit_successor(&mut self, node: usize) {
-        if self.scenario.focus == Focus::Successors && self.phase == Phase::Chaos && self.rng.chance(60) {
+        if self.hits_successors(60) {
             let until = self.now + self.rng.ms(500..3000);
             for from in [node, 2] {
-                self.blocked.cluster[from][1 - node] = until;
+                self.cut_until(from, 1 - node, until);
             }
             self.blocked.mirror = [[until; 2]; 2];
             let delay = self.rng.ms(0..200);
@@ -157,8 +157,35 @@ impl World {
         }
     }
 
+    /// A leader has its own promotion in its log, and will start anew before anyone else has.
+    pub(crate) fn may_hit_candidate(&mut self, node: usize) {
+        if self.hits_successors(40) {
+            let until = self.now + self.rng.ms(300..1200);
+            for to in [1 - node, 2] {
+                self.cut_until(node, to, until);
+                // Else the others go on without what stands in its log.
+                if let Some(manager) = &mut self.nodes[to].manager {
+                    manager.election_at = manager.election_at.max(until + 800 * MS);
+                }
+            }
+            self.after(MS, Event::HitSuccessor { node });
+        }
+    }
+
+    fn hits_successors(&mut self, percent: u64) -> bool {
+        self.scenario.focus == Focus::Successors && self.phase == Phase::Chaos && self.rng.chance(percent)
+    }
+
+    fn cut_until(&mut self, from: usize, to: usize, until: Nanos) {
+        let cut = &mut self.blocked.cluster[from][to];
+        *cut = until.max(*cut);
+    }
+
     pub(crate) fn hit_successor(&mut self, node: usize) {
-        trace!(self, "FAULT {} is primary, and starts anew", NAMES[node]);
+        if self.phase != Phase::Chaos {
+            return;
+        }
+        trace!(self, "FAULT {} starts anew", NAMES[node]);
         let with_machine = self.rng.chance(50);
         self.crash_manager(node);
         self.crash_storage(node, with_machine);

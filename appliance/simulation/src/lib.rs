@@ -50,6 +50,8 @@ pub enum Break {
     IgnorePauses,
     /// S5: a cluster manager takes each of its starts for one of its machine.
     ForgetBoot,
+    /// S5: what stands in the log ended with the machine, committed or not.
+    EndUncommitted,
     /// S6: a restarted storage process passes for the one before.
     KeepInstance,
 }
@@ -117,6 +119,9 @@ impl Options {
     }
     fn forgets_boot(self) -> bool {
         self.sabotage == Break::ForgetBoot
+    }
+    fn ends_uncommitted(self) -> bool {
+        self.sabotage == Break::EndUncommitted
     }
     fn ignores_pauses(self) -> bool {
         self.sabotage == Break::IgnorePauses

@@ -3,7 +3,7 @@
 use crate::raft::VOTERS;
 use crate::rng::{MS, Nanos};
 use crate::world::{Event, NAMES, NODES, ToManager, ToStorage, VOLUME, World, id, index, trace};
-use base::{Epoch, InstanceId};
+use base::{Change, Epoch, InstanceId};
 use cluster::lease::{Holder, LeaseAnswer, LeaseRequest, LogView, Voter};
 use cluster::liveness::Liveness;
 use cluster::promotion::{Policy, View, plan_hand_over};
@@ -27,7 +27,7 @@ pub(crate) struct Manager {
     peers: BTreeMap<base::NodeId, Report>,
     leader: Option<usize>,
     /// When to stand for election if no leader is heard before.
-    election_at: Nanos,
+    pub(crate) election_at: Nanos,
     next_request_at: Nanos,
     told_epoch: Epoch,
     told_wanted: Option<base::ByteCount>,
@@ -64,8 +64,9 @@ impl World {
         // What was applied is found anew, from the last snapshot on: any earlier point.
         let commit = self.raft.voters[node].commit;
         let applied = usize::try_from(self.rng.within(commit.min(4) as u64..commit as u64 + 1)).unwrap();
-        // The position of the last commit known is durable, though.
-        let found = self.raft.state_at(node, commit);
+        let voter = &self.raft.voters[node];
+        let known = if self.options.ends_uncommitted() { voter.log.len() } else { voter.durable_commit };
+        let found = self.raft.state_at(node, known);
         let restarted = self.nodes[node].machine.take_fresh() || self.options.forgets_boot();
         let served = found.config(VOLUME).filter(|config| config.primary == Some(id(node)));
         let ended = served.filter(|_| restarted).map(|config| config.epoch);
@@ -216,7 +217,12 @@ impl World {
                 }
             }
             Message::Propose(command) => {
+                let for_itself = matches!(&command, Command::Propose(proposal)
+                    if proposal.id.proposer == id(to) && proposal.change == Change::Promote);
                 if self.raft.propose(to, command) {
+                    if for_itself {
+                        self.may_hit_candidate(to);
+                    }
                     for peer in (0..VOTERS).filter(|peer| *peer != to) {
                         self.append_to(to, peer);
                     }

@@ -2,7 +2,7 @@
 //! that don't know that they are none any more; followers that lag. Elections happen in one instant, everything else
 //! takes messages, which the world delays and loses.
 //!
-//! Logs and terms are durable; who leads, and what is known to be committed, is lost with the process.
+//! Logs and terms are durable, and how much was known to be committed; who leads is lost with the process.
 
 use cluster::{ClusterState, Command};
 
@@ -23,6 +23,8 @@ pub(crate) struct Voter {
     /// Entries known here to be committed.
     pub(crate) commit: usize,
     pub(crate) leads: bool,
+    /// The most that any process of this node knew to be committed.
+    pub(crate) durable_commit: usize,
     /// As leader: how much of the log each voter confirmed.
     matched: [usize; VOTERS],
 }
@@ -39,8 +41,13 @@ impl Raft {
     /// `commands` are committed and known everywhere.
     pub(crate) fn new(commands: Vec<Command>) -> Self {
         let log: Vec<Entry> = commands.into_iter().map(|c| Entry { term: 1, command: Some(c) }).collect();
-        let voter =
-            Voter { term: 1, commit: log.len(), log: log.clone(), leads: false, matched: [0; VOTERS] };
+        let voter = Voter {
+            term: 1,
+            commit: log.len(),
+            durable_commit: log.len(),
+            log: log.clone(),
+            ..Voter::default()
+        };
         Self { voters: [voter.clone(), voter.clone(), voter], committed: log }
     }
 
@@ -57,6 +64,7 @@ impl Raft {
     pub(crate) fn crash(&mut self, n: usize, forget_commit_to: usize) {
         let voter = &mut self.voters[n];
         voter.leads = false;
+        voter.durable_commit = voter.durable_commit.max(voter.commit);
         voter.commit = voter.commit.min(forget_commit_to);
     }
 

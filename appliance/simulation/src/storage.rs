@@ -224,7 +224,7 @@ impl World {
         let Some((storage, now)) = self.process(node, instance) else { return };
         match message {
             ToStorage::Config(config, wanted, ended) => {
-                storage.replica.handle_ended(ended.unwrap_or_default());
+                storage.replica.handle_ended(ended);
                 if config.epoch > storage.config_epoch {
                     storage.config_epoch = config.epoch;
                     if config.primary != Some(id(node)) || config.primary_instance != instance {

@@ -89,7 +89,7 @@ pub(crate) enum Event {
     ClientTimeout { op: OpId },
     /// A process that was told to stop and did not is ended.
     Kill { node: usize, instance: InstanceId },
-    /// A new primary starts anew.
+    /// A new primary, or who is about to be one, starts anew.
     HitSuccessor { node: usize },
     /// The next fault.
     Fault { round: u64 },

@@ -36,6 +36,7 @@ broken! {
     s5_ignore_uncommitted: "S5", Break::IgnoreUncommitted, StaleVoters;
     s5_ignore_pauses: "S5", Break::IgnorePauses, Pauses;
     s5_forget_boot: "S5", Break::ForgetBoot, Successors;
+    s5_end_uncommitted: "S5", Break::EndUncommitted, Successors;
     s5_ignore_uptime: "S5", Break::Replica(Sabotage::IgnoreUptime), Successors;
     s6_keep_instance: "S6", Break::KeepInstance, FastRestarts;
     s7_forget_targets_part: "S7", Break::Replica(Sabotage::ForgetTargetsPart), PowerCuts;

@@ -207,12 +207,12 @@ impl Store {
         self.put(INTRODUCTION, introduction)
     }
 
-    /// The machine's start in which a cluster manager last began with this file.
+    /// The machine's start in which a cluster manager last began with this file, if that is known.
     pub(crate) fn boot(&self) -> Result<Option<String>, StoreError> {
-        self.get(BOOT)
+        Ok(self.get::<Option<String>>(BOOT)?.flatten())
     }
 
-    pub(crate) fn save_boot(&self, boot: &str) -> Result<(), StoreError> {
+    pub(crate) fn save_boot(&self, boot: Option<&str>) -> Result<(), StoreError> {
         self.put(BOOT, &boot)
     }
 

@@ -223,7 +223,7 @@ impl Engine {
                 let mut volume = Volume::new(name, config, replica, meta, data);
                 volume.wanted_size = newest.wanted_size;
                 volume.replica.handle_version(clock::now(), state.levels.metadata);
-                volume.replica.handle_ended(newest.ended.unwrap_or_default());
+                volume.replica.handle_ended(newest.ended);
                 volume.replica.handle_config(clock::now(), &newest.config);
                 volume.replica.handle_wanted(clock::now(), newest.wanted_size);
                 tracing::info!(volume = volume.name, epoch = newest.config.epoch.0, "volume is open");

@@ -75,7 +75,7 @@ impl Engine {
                     }
                     open.wanted_size = volume.wanted_size;
                     open.replica.handle_version(clock::now(), state.levels.metadata);
-                    open.replica.handle_ended(volume.ended.unwrap_or_default());
+                    open.replica.handle_ended(volume.ended);
                     open.replica.handle_config(clock::now(), &volume.config);
                     open.replica.handle_wanted(clock::now(), volume.wanted_size);
                 }

@@ -37,8 +37,6 @@ use update::{Formats, Version};
 const KEYS: &str = "/etc/futago/update.pub";
 /// Version of the image; without it, it is this program's.
 const RELEASE: &str = "/etc/futago/release";
-/// The kernel draws it at its start.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Why an ordinary process can't be updated.
 const NO_SLOTS: &str =
     "This node did not start from an appliance's system disk: there is no slot to put an update into.";
@@ -74,7 +72,7 @@ impl Installer {
     pub(crate) fn unable(dir: &Path) -> Self {
         let status = UpdateStatus {
             running: release(Path::new(RELEASE)).to_string(),
-            boot: std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned(),
+            boot: std::fs::read_to_string(paths::BOOT_ID).unwrap_or_default().trim().to_owned(),
             slots: None,
             installation: None,
         };
