@@ -9,7 +9,7 @@
 //!
 //! - [`Voter`] answers requests; [`Holder`] sends them and counts; both live in the cluster manager.
 //! - [`Guard`] lives in the storage process, which alone judges, on every command. [`WaitForOldLease`] is the rule of the
-//!   new primary's wait for whoever is not a replica: the replica keeps that wait itself, and knows of its machine's starts.
+//!   new primary's wait for whoever is not a replica: the replica keeps it itself, and knows of its machine's starts.
 //!
 //! Invariants
 //! - A grant is void unless asker and voter count by the same voters: so a grant majority and the majority of any

@@ -122,23 +122,26 @@ impl<B: Buffer> Replica<B> {
     }
 
     fn become_primary(&mut self, config: &VolumeConfig) {
-        // S5: the old primary's lease may run until then. It gave it up before a hand-over.
-        let handed_over = config.reason == EpochReason::HandedOver;
-        let wait = self.options.timing.lease + self.options.timing.drift;
-        let follows_ended = self.ended.is_some_and(|ended| config.epoch == ended.next());
-        let after_restart = config.reason == EpochReason::Promoted && follows_ended;
-        self.not_before = if handed_over {
-            self.now
-        } else if after_restart {
-            // Leases of the epochs before the one that ended: it was committed before the clock began to count.
-            let all_ended = if self.breaks(Sabotage::IgnoreUptime) { self.now } else { Monotonic(0) + wait };
-            self.now.max(all_ended)
-        } else {
-            self.now + wait
-        };
+        self.not_before = self.serves_from(config);
         self.lease = None;
         self.draining = true;
         self.convert_log();
+    }
+
+    /// S5: until when the old primary's lease may run, whose successor `config` makes of this copy.
+    fn serves_from(&self, config: &VolumeConfig) -> Monotonic {
+        let wait = self.options.timing.lease + self.options.timing.drift;
+        let follows_ended = self.ended.is_some_and(|ended| config.epoch == ended.next());
+        match config.reason {
+            // It gave its lease up before.
+            EpochReason::HandedOver => self.now,
+            // There was none in epoch 1, the volume's creation.
+            EpochReason::Promoted if config.epoch == Epoch(2) => self.now,
+            EpochReason::Promoted if follows_ended && self.breaks(Sabotage::IgnoreUptime) => self.now,
+            // Leases of the epochs before the one that ended: it was committed before the clock began to count.
+            EpochReason::Promoted if follows_ended => self.now.max(Monotonic(0) + wait),
+            _ => self.now + wait,
+        }
     }
 
     /// Not primary any more: no answer leaves, nothing new starts, what the disk works on ends without consequence.

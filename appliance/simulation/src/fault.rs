@@ -3,7 +3,7 @@
 use crate::check::Liveness;
 use crate::rng::{MS, Nanos};
 use crate::scenario::{FaultKind, Focus};
-use crate::world::{CalmState, Event, NAMES, NODES, Phase, ToStorage, World, trace};
+use crate::world::{CalmState, Event, NAMES, NODES, Phase, ToStorage, World, index, trace};
 
 impl World {
     /// Faults from now on, until the round's time is over.
@@ -87,7 +87,7 @@ impl World {
             FaultKind::Grow => self.ask_for_growth(),
             FaultKind::Stop => self.stop(node),
             FaultKind::StopSecondary => {
-                let primary = self.config().primary.map_or(0, crate::world::index);
+                let primary = self.config().primary.map_or(0, index);
                 self.stop(1 - primary);
             }
         }
@@ -107,6 +107,15 @@ impl World {
     /// The data nodes hear only the witness.
     fn cut_apart(&mut self) {
         let until = self.now + self.rng.ms(2000..7000);
+        // Who leads has its promotion in its log before anyone else.
+        if self.hits_successors(70) {
+            let secondary = 1 - self.config().primary.map_or(0, index);
+            let up = self.nodes[secondary].manager.is_some();
+            if up && self.raft.elect(secondary, |_, _| true) {
+                trace!(self, "{} leads", NAMES[secondary]);
+                self.lead_or_stand(secondary);
+            }
+        }
         self.blocked.cluster[0][1] = until;
         self.blocked.cluster[1][0] = until;
         if self.rng.chance(50) {
@@ -132,7 +141,7 @@ impl World {
 
     /// A data node; the primary more often than not.
     fn victim(&mut self) -> usize {
-        let primary = self.config().primary.map_or(0, crate::world::index);
+        let primary = self.config().primary.map_or(0, index);
         if self.rng.chance(60) { primary } else { usize::try_from(self.rng.within(0..2)).unwrap() }
     }
 
@@ -153,13 +162,14 @@ impl World {
             }
             self.blocked.mirror = [[until; 2]; 2];
             let delay = self.rng.ms(0..200);
-            self.after(delay, Event::HitSuccessor { node });
+            let with_machine = self.rng.chance(50);
+            self.hit_successor_in(delay, node, with_machine);
         }
     }
 
-    /// A leader has its own promotion in its log, and will start anew before anyone else has.
+    /// A leader has its own promotion in its log; its machine starts anew before anyone else has it.
     pub(crate) fn may_hit_candidate(&mut self, node: usize) {
-        if self.hits_successors(40) {
+        if self.hits_successors(80) {
             let until = self.now + self.rng.ms(300..1200);
             for to in [1 - node, 2] {
                 self.cut_until(node, to, until);
@@ -168,12 +178,15 @@ impl World {
                     manager.election_at = manager.election_at.max(until + 800 * MS);
                 }
             }
-            self.after(MS, Event::HitSuccessor { node });
+            self.hit_successor_in(0, node, true);
         }
     }
 
     fn hits_successors(&mut self, percent: u64) -> bool {
-        self.scenario.focus == Focus::Successors && self.phase == Phase::Chaos && self.rng.chance(percent)
+        self.scenario.focus == Focus::Successors
+            && self.phase == Phase::Chaos
+            && self.now >= self.no_hit_until
+            && self.rng.chance(percent)
     }
 
     fn cut_until(&mut self, from: usize, to: usize, until: Nanos) {
@@ -181,12 +194,22 @@ impl World {
         *cut = until.max(*cut);
     }
 
-    pub(crate) fn hit_successor(&mut self, node: usize) {
+    fn hit_successor_in(&mut self, delay: Nanos, node: usize, with_machine: bool) {
+        // What it does after that is what matters.
+        self.no_hit_until = self.now + 3000 * MS;
+        self.after(delay, Event::HitSuccessor { node, with_machine });
+    }
+
+    pub(crate) fn hit_successor(&mut self, node: usize, with_machine: bool) {
         if self.phase != Phase::Chaos {
             return;
         }
-        trace!(self, "FAULT {} starts anew", NAMES[node]);
-        let with_machine = self.rng.chance(50);
+        trace!(
+            self,
+            "FAULT {} starts anew{}",
+            NAMES[node],
+            if with_machine { ", its machine too" } else { "" }
+        );
         self.crash_manager(node);
         self.crash_storage(node, with_machine);
         if with_machine {

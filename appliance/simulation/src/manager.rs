@@ -127,7 +127,7 @@ impl World {
     }
 
     /// Raft's periodic work.
-    fn lead_or_stand(&mut self, node: usize) {
+    pub(crate) fn lead_or_stand(&mut self, node: usize) {
         let now = self.now;
         if self.raft.voters[node].leads {
             for to in (0..VOTERS).filter(|to| *to != node) {

@@ -90,7 +90,7 @@ pub(crate) enum Event {
     /// A process that was told to stop and did not is ended.
     Kill { node: usize, instance: InstanceId },
     /// A new primary, or who is about to be one, starts anew.
-    HitSuccessor { node: usize },
+    HitSuccessor { node: usize, with_machine: bool },
     /// The next fault.
     Fault { round: u64 },
     /// The checkers look around.
@@ -169,6 +169,8 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) raft: Raft,
     pub(crate) elections_blocked_until: Nanos,
+    /// A new primary is left alone until then.
+    pub(crate) no_hit_until: Nanos,
     pub(crate) blocked: Blocked,
     pub(crate) network: Network,
     pub(crate) clients: Vec<Client>,
@@ -221,6 +223,7 @@ impl World {
             committed_len: commands.len(),
             raft: Raft::new(commands),
             elections_blocked_until: 0,
+            no_hit_until: 0,
             blocked: Blocked::default(),
             network: Network::default(),
             clients: (0..scenario.clients).map(|_| Client::default()).collect(),
@@ -311,7 +314,7 @@ impl World {
             Event::Reply { op, reply } => self.reply_arrives(op, reply),
             Event::ClientTimeout { op } => self.client_gives_up(op),
             Event::Kill { node, instance } => self.kill(node, instance),
-            Event::HitSuccessor { node } => self.hit_successor(node),
+            Event::HitSuccessor { node, with_machine } => self.hit_successor(node, with_machine),
             Event::Fault { round } => self.next_fault(round),
             Event::Check => self.look_around(),
         }
