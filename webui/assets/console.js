@@ -63,16 +63,22 @@ if (document.querySelector("[id^=panel-]")) {
   const lost = document.getElementById("lost");
   let heard = new Date();
   const hear = () => { heard = new Date(); lost.hidden = true; document.body.classList.remove("is-lost"); };
-  const stream = new EventSource("/events/stream");
-  stream.addEventListener("panels", (event) => {
-    hear();
-    for (const [id, html] of Object.entries(JSON.parse(event.data))) show(id, html);
-  });
-  stream.addEventListener("alive", hear);
-  stream.addEventListener("error", () => {
-    // Refused, not cut off: the session has ended. The page itself leads to the door.
-    if (stream.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 2000);
-  });
+  const listen = () => {
+    const stream = new EventSource("/events/stream");
+    stream.addEventListener("panels", (event) => {
+      hear();
+      for (const [id, html] of Object.entries(JSON.parse(event.data))) show(id, html);
+    });
+    stream.addEventListener("alive", hear);
+    stream.addEventListener("error", () => {
+      // Refused, not cut off: the session has ended. The page itself leads to the door.
+      if (stream.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 2000);
+    });
+    // A browser keeps pages that were left, and has six connections for a server: the next page may wait for this one's.
+    addEventListener("pagehide", () => stream.close(), { once: true });
+  };
+  listen();
+  addEventListener("pageshow", (event) => { if (event.persisted) listen(); });
   setInterval(() => {
     if (new Date() - heard > 9000 && lost.hidden) {
       lost.querySelector("time").textContent = heard.toLocaleTimeString();

@@ -69,17 +69,27 @@ pub(crate) fn unmap(call: &mut Call<'_>) -> Result<Step, Sense> {
     unmap_from(call, 0)
 }
 
-/// Runs the next descriptor that is not empty; ends the command after the last.
-pub(crate) fn unmap_from(call: &mut Call<'_>, next: u16) -> Result<Step, Sense> {
+/// Runs the next descriptor that is not empty, and those after it that continue its range, as one: hosts send one for each
+/// piece of what they free. Ends the command after the last.
+pub(crate) fn unmap_from(call: &mut Call<'_>, mut next: u16) -> Result<Step, Sense> {
     let list = call.parameter_list(u64::from(call.cdb.u16(7)))?;
+    let mut range: Option<Extent> = None;
     for (descriptor, index) in unmap_descriptors(list)?.iter().zip(0..).skip(usize::from(next)) {
         let extent = unmap_extent(call.unit, descriptor)?;
-        if extent.blocks > 0 {
-            let operation = Operation::Zero { extent, deallocate: true };
-            return Ok(Step::Backend(operation, Continuation::Unmap { next: index + 1 }));
+        match &mut range {
+            _ if extent.blocks == 0 => {}
+            None => range = Some(extent),
+            Some(range) if range.lba.0 + range.blocks == extent.lba.0 => range.blocks += extent.blocks,
+            Some(_) => break,
         }
+        next = index + 1;
     }
-    Ok(Call::good())
+    Ok(match range {
+        Some(extent) => {
+            Step::Backend(Operation::Zero { extent, deallocate: true }, Continuation::Unmap { next })
+        }
+        None => Call::good(),
+    })
 }
 
 /// The block descriptors, 16 bytes each; a last one that is incomplete is ignored, as the standard says.
@@ -222,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn unmap_runs_each_descriptor() {
+    fn unmap_runs_each_range() {
         let mut bench = Bench::ready();
         bench.good(&write_same16(0, 0, 16), &BLOCK);
         let list = unmap_list(&[(0, 8), (3, 0), (12, 1)]);
@@ -234,6 +244,10 @@ mod tests {
                 Operation::Zero { extent: extent(12, 1), deallocate: true },
             ]
         );
+        let list = unmap_list(&[(0, 8), (8, 1), (12, 0), (9, 3), (32, 4), (12, 4), (14, 2)]);
+        bench.good(&unmap_cdb(&list), &list);
+        let unmapped = [extent(0, 12), extent(32, 4), extent(12, 4), extent(14, 2)];
+        assert_eq!(bench.ram.log[3..], unmapped.map(|extent| Operation::Zero { extent, deallocate: true }));
         bench.good(&unmap_cdb(&[]), &[]);
         let list = unmap_list(&[(BLOCKS, 0)]);
         bench.good(&unmap_cdb(&list), &list);

@@ -13,7 +13,8 @@
 //! - [`updates`]: releases of the appliance, and the updates that bring them.
 //! - [`vm`]: virtual machines under QEMU.
 //!
-//! Each scenario stands in a file of its own below `tests/`. Test code only: it may unwrap.
+//! Each scenario stands in a file of its own below `tests/`, and has the computer to itself unless `.config/nextest.toml` says
+//! otherwise. Test code only: it may unwrap.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod browser;

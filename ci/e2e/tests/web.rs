@@ -86,6 +86,7 @@ fn an_administrator_at_the_console() {
 
     first_password_and_sign_in(&browser, &url);
     overview(&browser, &fake, &url);
+    pages_are_left(&browser, &url);
     resync_bar_moves_by_itself(&browser, &fake);
     hand_over(&browser, &fake);
     volumes_and_targets(&browser, &fake, &url);
@@ -368,6 +369,23 @@ fn overview(browser: &Browser, fake: &Fake, url: &str) {
         w.status.problems.clear();
     });
     assert_eq!(fake.edit(|w| w.status.cluster.as_ref().unwrap().members[2].role), Role::Witness);
+}
+
+/// A browser has six connections for a server, and keeps a page that was left for a minute: it holds none. Ends on the overview,
+/// gone back to.
+fn pages_are_left(browser: &Browser, url: &str) {
+    let shown = |name: &str| browser.wait_text("nav a[aria-current]", name);
+    browser.open(url);
+    let start = Instant::now();
+    for _ in 0..4 {
+        for (path, name) in [("/", "Overview"), ("/nodes", "Nodes")] {
+            browser.click(&format!("nav a[href='{path}']"));
+            shown(name);
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?} for eight pages", start.elapsed());
+    browser.script("history.back()", &json!([]));
+    shown("Overview");
 }
 
 fn resync_bar_moves_by_itself(browser: &Browser, fake: &Fake) {

@@ -51,10 +51,14 @@ pub(crate) fn unmount_all() {
     rustix::fs::sync();
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     for target in disk_mounts(&mounts).into_iter().rev() {
-        if unmount(target, UnmountFlags::empty()).is_err()
-            && let Err(error) = mount_remount(target, MountFlags::RDONLY, "")
-        {
-            super::say(&format!("futago: {target} is still mounted: {error}"));
+        match unmount(target, UnmountFlags::empty()) {
+            // Whoever had mounted it for a moment was quicker.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(_) => {
+                if let Err(error) = mount_remount(target, MountFlags::RDONLY, "") {
+                    super::say(&format!("futago: {target} is still mounted: {error}"));
+                }
+            }
         }
     }
     rustix::fs::sync();
