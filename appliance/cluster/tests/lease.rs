@@ -97,6 +97,36 @@ fn voters_must_be_the_same_and_vote_themselves() {
 }
 
 #[test]
+fn a_complete_lease_outlives_a_change_of_voters_and_no_more() {
+    let state = served_by_a();
+    let voters = three();
+    let joint = Voters::new([set(&[A, B, W]), set(&[A])]);
+    let all = [(A, &state, &voters), (B, &state, &voters), (W, &state, &voters)];
+    let mut holder = Holder::new(A, InstanceId(100), timing());
+    round(&mut holder, 1000, 10, &all);
+    let changed = |holder: &mut Holder, voters: &Voters, ms: u64| {
+        holder.poll_requests(clocks(ms), [A, B, W], voters, Some(InstanceId(11)), &[V]);
+    };
+    // Two changes, none of whose voters has granted anything yet.
+    changed(&mut holder, &joint, 1100);
+    changed(&mut holder, &Voters::new([set(&[A])]), 1200);
+    let lease = holder.lease(at(1200)).unwrap();
+    assert_eq!((lease.sent_at, lease.volumes.as_slice()), (at(1000), [V].as_slice()));
+    assert!(holder.lease(at(2501)).unwrap().volumes.is_empty(), "not renewed");
+    let mut paused = holder.clone();
+    paused.poll_requests(Clocks { boot: at(1300), host: at(5000) }, [A], &voters, Some(InstanceId(11)), &[V]);
+    assert!(paused.lease(at(1300)).unwrap().volumes.is_empty(), "a pause ends it");
+    let mut restarted = holder.clone();
+    restarted.poll_requests(clocks(1300), [A], &voters, Some(InstanceId(12)), &[V]);
+    assert!(restarted.lease(at(1300)).unwrap().volumes.is_empty(), "of another process");
+    // One grant of three under the old voters was no lease, and does not become one.
+    let mut holder = Holder::new(A, InstanceId(100), timing());
+    round(&mut holder, 1000, 10, &[(A, &state, &voters)]);
+    changed(&mut holder, &Voters::new([set(&[A])]), 1100);
+    assert!(holder.lease(at(1100)).unwrap().volumes.is_empty());
+}
+
+#[test]
 fn pauses_and_clock_steps_void_the_lease() {
     let state = served_by_a();
     let voters = three();

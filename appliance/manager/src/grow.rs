@@ -37,7 +37,9 @@ fn shortage(node: &Node, state: &ClusterState, config: &VolumeConfig, size: Byte
     config.replicas.iter().find_map(|replica| {
         let report = reports.get(*replica)?;
         let copy = report.volumes.iter().find(|copy| copy.volume == config.volume)?;
-        lacks(copy, report.free, config.size, size).map(|text| format!("{} {text}", state.name_of(*replica)))
+        // S22: what is in sync has room for the present size, whatever an older report says; another copy may not.
+        let present = if config.in_sync.contains(replica) { config.size } else { ByteCount(0) };
+        lacks(copy, report.free, present, size).map(|text| format!("{} {text}", state.name_of(*replica)))
     })
 }
 

@@ -1,5 +1,6 @@
 //! A clean hand-over on request (S3): asked of the primary's storage process, done when the change is committed.
 
+use crate::copies::Reports;
 use crate::messages::{Request, Response};
 use crate::node::{Node, failed};
 use base::{InstanceId, NodeId, VolumeId};
@@ -7,7 +8,7 @@ use cluster::ClusterState;
 use cluster::promotion::{HandOver, plan_hand_over};
 use control::api::Answer;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a hand-over may take: it ends when writes under way have ended and the log is flushed.
 fn patience(node: &Node) -> Duration {
@@ -25,6 +26,9 @@ pub(crate) async fn run(node: &Node, volume: &str, to: Option<&str>) -> Answer {
         Ok(plans) => plans,
         Err(refusal) => return refusal.into(),
     };
+    if let Some(not_yet) = wait_until_served(node, &state, &plans).await {
+        return not_yet;
+    }
     for plan in plans {
         match carry_out(node, &state, &plan).await {
             Answer::Done => {}
@@ -32,6 +36,30 @@ pub(crate) async fn run(node: &Node, volume: &str, to: Option<&str>) -> Answer {
         }
     }
     Answer::Done
+}
+
+/// A volume that has just got its primary, or has it anew, can't be handed over yet; the others must not go without it, as
+/// the portal stays. The answer if one is not served soon.
+async fn wait_until_served(node: &Node, state: &ClusterState, plans: &[HandOver]) -> Option<Answer> {
+    let deadline = Instant::now() + node.timing.lease * 2;
+    loop {
+        let reports = Reports::of(node, state);
+        // Of a node that is not reached nothing is known; asking it tells.
+        let is_waited_for = |plan: &&HandOver| {
+            reports.get(plan.primary).is_some_and(|report| {
+                !report.volumes.iter().any(|copy| copy.volume == plan.volume && copy.serving)
+            })
+        };
+        let plan = plans.iter().find(is_waited_for)?;
+        if Instant::now() >= deadline {
+            let volume = state.volumes.get(&plan.volume).map_or("?", |entry| &entry.name);
+            let primary = state.name_of(plan.primary);
+            let text =
+                format!("{primary} does not serve volume {volume} at the moment: nothing was handed over");
+            return Some(failed("unavailable", text));
+        }
+        sleep(node.timing.renew / 4).await;
+    }
 }
 
 async fn carry_out(node: &Node, state: &ClusterState, plan: &HandOver) -> Answer {

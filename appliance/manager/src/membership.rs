@@ -4,6 +4,7 @@
 //! - The voters are one node or three, never two: they grow from the one that created the cluster to three in one joint
 //!   change, once both others follow the log. When one of three has left the cluster, a member that follows the log takes
 //!   its place, or the primary of all volumes votes alone; until then both others are needed.
+//! - Who votes alone is the primary of all volumes: the vote follows a hand-over.
 //! - A node is let in when the committed state names it; before that, only by what pairing told (the introduction).
 
 use crate::copies;
@@ -177,13 +178,19 @@ pub(crate) fn wanted_voters(state: &ClusterState, present: &BTreeSet<u64>) -> Ve
     let mut three = staying.clone();
     three.extend(others.iter().take(THREE.saturating_sub(staying.len())).map(|member| member.node));
     let three = (three.len() == THREE).then_some(three);
-    let alone = one_left.then(|| sole_voter(state, &staying)).flatten().map(|node| BTreeSet::from([node]));
-    three.into_iter().chain(alone).collect()
+    let alone = if one_left {
+        sole_voter(state, staying.iter())
+    } else if three.is_none() && sole_voter(state, staying.iter()).is_none() {
+        sole_voter(state, state.members.keys())
+    } else {
+        None
+    };
+    three.into_iter().chain(alone.map(|node| BTreeSet::from([node]))).collect()
 }
 
-/// S19: the one of `voters` that can vote alone: the primary of all volumes, else a data node with all of them in sync.
+/// S19: the one of `nodes` that can vote alone: the primary of all volumes, else a data node with all of them in sync.
 /// `None` while volumes are served by different nodes; they come together by themselves.
-fn sole_voter(state: &ClusterState, voters: &BTreeSet<NodeId>) -> Option<NodeId> {
+fn sole_voter<'a>(state: &ClusterState, mut nodes: impl Iterator<Item = &'a NodeId>) -> Option<NodeId> {
     let configs = || state.volumes.values().map(|entry| &entry.config);
     let all = |node: &NodeId| {
         state.members.get(node).is_some_and(|member| member.data)
@@ -191,7 +198,7 @@ fn sole_voter(state: &ClusterState, voters: &BTreeSet<NodeId>) -> Option<NodeId>
                 config.in_sync.contains(node) && config.primary.is_none_or(|primary| primary == *node)
             })
     };
-    voters.iter().copied().find(all)
+    nodes.find(|node| all(node)).copied()
 }
 
 #[cfg(test)]
@@ -274,5 +281,15 @@ mod tests {
         assert_eq!(wanted(&state, &[1, 2, 5]), NOTHING, "they come together first");
         serve(&mut state, 2, 5);
         assert_eq!(wanted(&state, &[1, 2, 5]), [[5]]);
+        assert_eq!(wanted(&state, &[5]), NOTHING);
+        assert_eq!(wanted(&state, &[2]), [[5]], "the vote follows a hand-over");
+        serve(&mut state, 1, 2);
+        assert_eq!(wanted(&state, &[5]), NOTHING);
+        serve(&mut state, 2, 2);
+        assert_eq!(wanted(&state, &[5]), [[2]]);
+        state
+            .members
+            .insert(NodeId(1), Member { node: NodeId(1), data: false, ..state.members[&NodeId(2)].clone() });
+        assert_eq!(wanted(&state, &[5]), [[1, 2, 5]]);
     }
 }

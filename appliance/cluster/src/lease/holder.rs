@@ -21,6 +21,8 @@ pub struct Holder {
     sequence: u64,
     /// Requests that may still be answered in time, oldest first.
     sent: VecDeque<(u64, Monotonic)>,
+    /// The lease when the voters last changed: it was complete, and runs to its end.
+    kept: Option<Lease>,
     peers: BTreeMap<NodeId, Answers>,
 }
 
@@ -46,6 +48,7 @@ impl Holder {
             voters: Voters::default(),
             sequence: 0,
             sent: VecDeque::new(),
+            kept: None,
             peers: BTreeMap::new(),
         }
     }
@@ -62,9 +65,11 @@ impl Holder {
     ) -> Vec<(NodeId, LeaseRequest)> {
         self.check_clocks(now);
         if self.instance != instance || self.voters != *voters {
+            let complete = self.lease(now.boot).filter(|lease| Some(lease.instance) == instance);
             self.instance = instance;
             self.voters.clone_from(voters);
             self.void();
+            self.kept = complete;
         }
         let oldest = now.boot - self.timing.lease;
         self.sent.retain(|(_, at)| *at >= oldest);
@@ -115,6 +120,16 @@ impl Holder {
                 volumes.push((volume, sent_at));
             }
         }
+        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.sent_at >= oldest) {
+            let lacking: Vec<VolumeId> = kept
+                .volumes
+                .iter()
+                .copied()
+                .filter(|kept| volumes.iter().all(|(volume, _)| volume != kept))
+                .collect();
+            volumes.extend(lacking.into_iter().map(|volume| (volume, kept.sent_at)));
+            volumes.sort_unstable();
+        }
         let sent_at = volumes.iter().map(|(_, at)| *at).min().unwrap_or(oldest);
         Some(Lease { sent_at, instance, volumes: volumes.into_iter().map(|(volume, _)| volume).collect() })
     }
@@ -132,6 +147,7 @@ impl Holder {
     /// Forgets every grant and every request under way.
     fn void(&mut self) {
         self.sent.clear();
+        self.kept = None;
         for answers in self.peers.values_mut() {
             answers.granted.clear();
         }
