@@ -88,7 +88,9 @@ pub fn redundancy(data: usize, members: usize) -> Option<&'static str> {
         (0 | 1, _) => Some(
             "There is one data node only: if it fails, no other can take over, and volumes have no second copy.",
         ),
-        (2, 2) => Some("There is no witness: if one data node fails, the other can't take over by itself."),
+        (2, 2) => Some(
+            "There is no witness: if the data node that serves fails, the other can't take over by itself.",
+        ),
         _ => None,
     }
 }

@@ -203,6 +203,11 @@ pub(crate) fn handle(node: &Node, from: NodeId, lease: &LeaseRequest, report: Op
     if lease.from != from {
         return Response::Refused(format!("node {from} speaks for node {}", lease.from));
     }
+    let state = node.log.applied().state;
+    if state.cluster.is_some() && !state.members.contains_key(&node.me) {
+        // Whoever still takes it for a voter must not count it.
+        return Response::Refused(format!("{} is no member of the cluster", node.settings.name));
+    }
     let mut inner = node.heart.lock();
     let now = clock::now().boot;
     inner.liveness.handle_request(lease, now);

@@ -131,15 +131,19 @@ impl View<'_> {
         unopened.map(|(node, _)| self.state.name_of(*node)).collect()
     }
 
-    /// Why a copy is missing.
+    /// Why a copy is missing, or of no use.
     fn volume_problems(&self, entry: &VolumeEntry) -> Vec<String> {
         let config = &entry.config;
         let mut problems = Vec::new();
         for (node, report) in self.reports.iter().filter(|(node, _)| config.replicas.contains(node)) {
+            let name = self.state.name_of(*node);
             let unopened = report.unopened.iter().filter(|unopened| unopened.volume == config.volume);
-            problems.extend(
-                unopened.map(|unopened| format!("{}: {}.", self.state.name_of(*node), unopened.reason)),
-            );
+            problems.extend(unopened.map(|unopened| format!("{name}: {}.", unopened.reason)));
+            let here = report.volumes.iter().find(|copy| copy.volume == config.volume);
+            let no_room = here.and_then(|copy| copy.no_room.as_ref()).filter(|no| no.size <= config.size);
+            problems.extend(no_room.map(|no_room| {
+                format!("The copy on {name} can't have the volume's {}: it {}.", config.size, no_room.reason)
+            }));
         }
         if config.replicas.len() >= cluster::COPIES {
             return problems;

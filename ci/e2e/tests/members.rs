@@ -105,6 +105,37 @@ fn a_destroyed_node_is_removed_and_a_new_one_takes_its_place() {
     demo.stop().unwrap();
 }
 
+/// Of two members the one that serves votes alone, wherever it goes. No change of voters cuts a host's session.
+#[test]
+fn the_only_vote_is_where_the_service_is() {
+    let dir = work_dir("only-vote").canonicalize().unwrap();
+    let mut demo = Demo::start(&dir, "64MiB").unwrap();
+    demo.wait_healthy(HEALTHY).unwrap();
+    let first = demo.primary().unwrap();
+    let second = Demo::other(&first);
+    let mut session = reconnect(demo.portal(), &demo.iqn(), READER, 1, HEALTHY).unwrap();
+    demo.kill("witness").unwrap();
+    demo.ctl(&first, &["member", "remove", "witness"]).unwrap();
+    assert_eq!(voters(&demo, &first), std::slice::from_ref(&first));
+    session.write(0, &[1; 4096]).unwrap();
+
+    demo.ctl(&first, &["handover", "demo"]).unwrap();
+    let mut session = reconnect(demo.portal(), &demo.iqn(), READER, 2, HEALTHY).unwrap();
+    wait_for("the vote to follow", HEALTHY, || (voters(&demo, second) == [second]).then_some(())).unwrap();
+    session.write(8, &[2; 4096]).unwrap();
+    demo.kill(&first).unwrap();
+    wait_for("the other's end to be known", HEALTHY, || {
+        let status = demo.status_of(second)?;
+        (status["volumes"][0]["state"] == "degraded" && status["cluster"]["quorum"] == true).then_some(())
+    })
+    .unwrap();
+    session.write(16, &[3; 4096]).unwrap();
+    assert_eq!(session.read(0, 4096).unwrap(), [1; 4096]);
+    demo.ctl(second, &["member", "remove", &first]).unwrap();
+    session.write(24, &[4; 4096]).unwrap();
+    demo.stop().unwrap();
+}
+
 #[test]
 fn a_volume_that_no_disk_has_room_for_is_refused_with_the_node_s_space() {
     let dir = work_dir("room");

@@ -94,3 +94,23 @@ fn three_volumes_fail_over_and_move_together() {
     assert_eq!(problems, Value::Array(Vec::new()));
     demo.stop().unwrap();
 }
+
+/// The portal moves when the last volume has gone: one that is not served yet is waited for before the first one goes.
+#[test]
+fn a_volume_that_was_just_made_goes_along() {
+    let dir = work_dir("volumes-new");
+    let mut demo = Demo::start(&dir, "64MiB").unwrap();
+    demo.wait_healthy(HEALTHY).unwrap();
+    let other = Demo::other(&demo.primary().unwrap());
+    for name in &NAMES[1..] {
+        demo.ctl("a", &["volume", "create", name, "4MiB"]).unwrap();
+    }
+    demo.ctl("b", &["handover", "demo"]).unwrap();
+    let volumes = demo.status().unwrap()["volumes"].as_array().cloned().unwrap();
+    assert!(
+        volumes.len() == NAMES.len() && volumes.iter().all(|volume| volume["primary"] == other),
+        "{volumes:?}"
+    );
+    assert_eq!(together(&demo, "healthy"), other);
+    demo.stop().unwrap();
+}

@@ -211,3 +211,29 @@ fn the_second_copy_comes_with_the_second_node_if_that_has_room() {
     }
     nodes[1].done(&remove("a"));
 }
+
+/// One that was away takes the others for voters still; the witness, which was removed too, knows better.
+#[test]
+fn two_removed_members_are_no_majority() {
+    let (mut nodes, primary) = serving_trio(36);
+    let away = 1 - primary;
+    grow(&nodes, primary);
+    let name = nodes[away].settings.name.clone();
+    nodes[away].kill();
+    eventually("removed", || {
+        (nodes[primary].command(&remove(&name)) == control::api::Answer::Done).then_some(())
+    });
+    eventually("the witness, too", || {
+        (nodes[primary].command(&remove("witness")) == control::api::Answer::Done).then_some(())
+    });
+    nodes[away].start();
+    eventually("it is told", || {
+        let problems = nodes[away].status().problems;
+        problems.iter().any(|problem| problem.contains("is not accepted by")).then_some(())
+    });
+    let end = std::time::Instant::now() + nodes[away].timing().lease * 2;
+    while std::time::Instant::now() < end {
+        assert!(!nodes[away].status().cluster.unwrap().quorum);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
