@@ -15,8 +15,8 @@
 //! - A grant is void unless asker and voter count by the same voters: so a grant majority and the majority of any
 //!   membership that was committed since share a voter, joint consensus included.
 //! - A lease that was complete when the voters change runs to its end, though none of its grants counts for another. Whoever
-//!   granted it did not have the change in its log, but a majority of the old voters has before the new ones decide
-//!   anything: so it was asked for before any later promotion was committed, and that waits for it.
+//!   granted it counted by the old voters then, but a majority of those has the change in its log before the new ones
+//!   decide anything: so it was asked for before any later promotion was committed, and that waits for it.
 //! - Nothing that was sent before a pause or clock step ([`Clocks`]) counts after it.
 
 mod guard;

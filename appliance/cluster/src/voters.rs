@@ -27,6 +27,12 @@ impl Voters {
         self.0.iter().any(|set| set.contains(&node))
     }
 
+    /// The membership is changing: two sets.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        self.0.len() > 1
+    }
+
     /// Everyone who votes.
     #[must_use]
     pub fn all(&self) -> BTreeSet<NodeId> {

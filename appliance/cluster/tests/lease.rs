@@ -113,6 +113,9 @@ fn a_complete_lease_outlives_a_change_of_voters_and_no_more() {
     let lease = holder.lease(at(1200)).unwrap();
     assert_eq!((lease.sent_at, lease.volumes.as_slice()), (at(1000), [V].as_slice()));
     assert!(holder.lease(at(2501)).unwrap().volumes.is_empty(), "not renewed");
+    let mut without = holder.clone();
+    without.poll_requests(clocks(1300), [A], &Voters::new([set(&[A])]), Some(InstanceId(11)), &[]);
+    assert!(without.lease(at(1300)).unwrap().volumes.is_empty(), "not asked for any more");
     let mut paused = holder.clone();
     paused.poll_requests(Clocks { boot: at(1300), host: at(5000) }, [A], &voters, Some(InstanceId(11)), &[V]);
     assert!(paused.lease(at(1300)).unwrap().volumes.is_empty(), "a pause ends it");

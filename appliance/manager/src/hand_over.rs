@@ -7,6 +7,7 @@ use base::{InstanceId, NodeId, VolumeId};
 use cluster::ClusterState;
 use cluster::promotion::{HandOver, plan_hand_over};
 use control::api::Answer;
+use control::link::Report;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -44,11 +45,15 @@ async fn wait_until_served(node: &Node, state: &ClusterState, plans: &[HandOver]
     let deadline = Instant::now() + node.timing.lease * 2;
     loop {
         let reports = Reports::of(node, state);
-        // Of a node that is not reached nothing is known; asking it tells.
+        let now = node.log.applied().state;
+        // What has moved or was deleted meanwhile is not waited for; of a node that is not reached nothing is known, and asking
+        // it tells.
         let is_waited_for = |plan: &&HandOver| {
-            reports.get(plan.primary).is_some_and(|report| {
-                !report.volumes.iter().any(|copy| copy.volume == plan.volume && copy.serving)
-            })
+            let stays = now.config(plan.volume).is_some_and(|config| config.primary == Some(plan.primary));
+            let serves = |report: &Report| {
+                report.volumes.iter().any(|copy| copy.volume == plan.volume && copy.serving)
+            };
+            stays && reports.get(plan.primary).is_some_and(|report| !serves(report))
         };
         let plan = plans.iter().find(is_waited_for)?;
         if Instant::now() >= deadline {

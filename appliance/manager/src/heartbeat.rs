@@ -193,6 +193,7 @@ async fn ask(node: &Node, to: NodeId, lease: LeaseRequest, report: Option<Report
             inner.holder.handle_answer(&answer, now);
             inner.tell_lease(node, now.boot);
         }
+        Ok(Response::Refused(reason)) => tracing::debug!(node = %to, reason, "heartbeat refused"),
         Ok(_) => tracing::warn!(node = %to, "heartbeat answered with something else"),
         Err(error) => tracing::debug!(%error, "heartbeat"),
     }

@@ -95,7 +95,8 @@ pub(crate) async fn reconcile(node: Arc<Node>) {
                 tracing::warn!(%error, "learner not added");
             }
         }
-        if let Some(change) = next_change(&applied, &metrics) {
+        let alive = node.heart.pulse(applied.state.members.keys().copied()).alive;
+        if let Some(change) = next_change(&applied, &metrics, |node| alive.contains_key(&node)) {
             tracing::info!(?change, "changing the Raft group");
             match timeout(node.patience(), node.raft.change_membership(change, true)).await {
                 Ok(Ok(_)) => {}
@@ -114,9 +115,11 @@ fn strangers(applied: &Applied) -> Vec<NodeId> {
 }
 
 /// What is to be changed in the Raft group now, if anything: who votes; then who only listens, and is no member any more.
+/// Nobody gets a vote who is not alive: the change might wait for it for ever.
 fn next_change(
     applied: &Applied,
     metrics: &RaftMetrics<u64, EmptyNode>,
+    is_alive: impl Fn(NodeId) -> bool,
 ) -> Option<ChangeMembers<u64, EmptyNode>> {
     let membership = metrics.membership_config.membership();
     let sets = membership.get_joint_config();
@@ -130,7 +133,8 @@ fn next_change(
         Some(matched + CLOSE_ENOUGH >= metrics.last_log_index.unwrap_or(0))
     };
     let ready = |voters: &BTreeSet<u64>| {
-        voters.iter().all(|node| present.contains(node) || follows(node).unwrap_or(false))
+        let may_vote = |node: &u64| is_alive(NodeId(*node)) && follows(node).unwrap_or(false);
+        voters.iter().all(|node| present.contains(node) || may_vote(node))
     };
     let ids = |voters: BTreeSet<NodeId>| voters.iter().map(|node| node.0).collect();
     let mut wanted = wanted_voters(&applied.state, present).into_iter().map(ids);
@@ -180,7 +184,7 @@ pub(crate) fn wanted_voters(state: &ClusterState, present: &BTreeSet<u64>) -> Ve
     let three = (three.len() == THREE).then_some(three);
     let alone = if one_left {
         sole_voter(state, staying.iter())
-    } else if three.is_none() && sole_voter(state, staying.iter()).is_none() {
+    } else if sole_voter(state, staying.iter()).is_none() {
         sole_voter(state, state.members.keys())
     } else {
         None
@@ -204,6 +208,8 @@ fn sole_voter<'a>(state: &ClusterState, mut nodes: impl Iterator<Item = &'a Node
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::{LogId, StoredMembership};
+    use openraft::{CommittedLeaderId, Membership};
 
     fn state(members: &[(u64, bool)]) -> ClusterState {
         let member = |(node, data): &(u64, bool)| {
@@ -247,34 +253,35 @@ mod tests {
         assert_eq!(wanted(&[(5, true), (1, false), (7, true)], &[1, 2, 5]), [vec![1, 5, 7], vec![5]]);
     }
 
+    fn serve(state: &mut ClusterState, volume: u64, primary: u64) {
+        let (id, node) = (base::VolumeId(volume), NodeId(primary));
+        let config = base::VolumeConfig {
+            volume: id,
+            epoch: base::Epoch(3),
+            primary: Some(node),
+            primary_instance: base::InstanceId(1),
+            reason: base::EpochReason::Grown,
+            in_sync: [NodeId(2), NodeId(5)].into(),
+            replicas: [NodeId(2), NodeId(5)].into(),
+            size: base::ByteCount::mib(1),
+            write_back: false,
+        };
+        let entry = cluster::VolumeEntry {
+            name: format!("v{volume}"),
+            config,
+            wanted_size: None,
+            not_grown: None,
+            presentation: Default::default(),
+            proposals: BTreeMap::new(),
+            promotions: BTreeMap::new(),
+            reservations: Default::default(),
+        };
+        state.volumes.insert(id, entry);
+    }
+
     #[test]
     fn who_votes_alone_is_primary_of_all() {
         let mut state = state(&[(2, true), (5, true)]);
-        let serve = |state: &mut ClusterState, volume: u64, primary: u64| {
-            let (id, node) = (base::VolumeId(volume), NodeId(primary));
-            let config = base::VolumeConfig {
-                volume: id,
-                epoch: base::Epoch(3),
-                primary: Some(node),
-                primary_instance: base::InstanceId(1),
-                reason: base::EpochReason::Grown,
-                in_sync: [NodeId(2), NodeId(5)].into(),
-                replicas: [NodeId(2), NodeId(5)].into(),
-                size: base::ByteCount::mib(1),
-                write_back: false,
-            };
-            let entry = cluster::VolumeEntry {
-                name: format!("v{volume}"),
-                config,
-                wanted_size: None,
-                not_grown: None,
-                presentation: Default::default(),
-                proposals: BTreeMap::new(),
-                promotions: BTreeMap::new(),
-                reservations: Default::default(),
-            };
-            state.volumes.insert(id, entry);
-        };
         serve(&mut state, 1, 5);
         assert_eq!(wanted(&state, &[1, 2, 5]), [[5]]);
         serve(&mut state, 2, 2);
@@ -290,6 +297,30 @@ mod tests {
         state
             .members
             .insert(NodeId(1), Member { node: NodeId(1), data: false, ..state.members[&NodeId(2)].clone() });
-        assert_eq!(wanted(&state, &[5]), [[1, 2, 5]]);
+        assert_eq!(
+            wanted(&state, &[5]),
+            [vec![1, 2, 5], vec![2]],
+            "a third that does not follow stops nothing"
+        );
+    }
+
+    #[test]
+    fn who_does_not_follow_or_is_away_gets_no_vote() {
+        let mut state = state(&[(2, true), (5, true)]);
+        serve(&mut state, 1, 2);
+        let applied = Applied { state: Arc::new(state), ..Applied::default() };
+        let nodes: BTreeMap<u64, EmptyNode> = [2, 5].map(|node| (node, EmptyNode {})).into();
+        let mut metrics = RaftMetrics::new_initial(5);
+        metrics.membership_config =
+            Arc::new(StoredMembership::new(None, Membership::new(vec![BTreeSet::from([5])], nodes)));
+        metrics.last_log_index = Some(100);
+        let mut next = |matched: u64, alive: bool| {
+            let matched = LogId::new(CommittedLeaderId::new(1, 5), matched);
+            metrics.replication = Some(BTreeMap::from([(2, Some(matched))]));
+            next_change(&applied, &metrics, |_| alive)
+        };
+        assert_eq!(next(50, true), None);
+        assert_eq!(next(100, false), None, "what it had matched when it died says nothing");
+        assert_eq!(next(100, true), Some(ChangeMembers::ReplaceAllVoters(BTreeSet::from([2]))));
     }
 }

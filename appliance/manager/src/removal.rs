@@ -52,6 +52,15 @@ fn obstacle(
     if reports.get(leaving).is_some_and(|report| report.volumes.iter().any(|volume| volume.serving)) {
         return Some(("in_use", format!("{name} serves a volume: hand it over first")));
     }
+    let present: BTreeSet<u64> = voters.all().into_iter().map(|voter| voter.0).collect();
+    let is_moving =
+        voters.all().into_iter().eq([leaving]) && !membership::wanted_voters(state, &present).is_empty();
+    if reports.is_reached(leaving) && (voters.is_joint() || is_moving) {
+        return Some((
+            "unavailable",
+            format!("who votes is just changing: try to remove {name} again in a moment"),
+        ));
+    }
     if voters.all().into_iter().eq([leaving]) {
         if !reports.is_reached(leaving) {
             let text =
@@ -72,7 +81,6 @@ fn obstacle(
             format!("without {name} there is no majority of voters: {} is not reached", away.join(", "));
         return Some(("unavailable", text));
     }
-    let present: BTreeSet<u64> = voters.all().into_iter().map(|voter| voter.0).collect();
     let mut rest = state.clone();
     rest.members.remove(&leaving);
     if present.contains(&leaving.0) && membership::wanted_voters(&rest, &present).is_empty() {
@@ -105,6 +113,6 @@ fn obstacle(
 /// Waits until it does not vote any more either.
 async fn settled(node: &Node, leaving: NodeId, name: &str) -> Answer {
     let text =
-        format!("{name} is no member any more, but still counts among the voters; that goes on by itself");
+        format!("{name} is no member any more, but who votes is not settled yet; that goes on by itself");
     membership::settled(node, |_, voters| !voters.contains(&leaving.0), text).await
 }

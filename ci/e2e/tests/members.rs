@@ -119,20 +119,22 @@ fn the_only_vote_is_where_the_service_is() {
     assert_eq!(voters(&demo, &first), std::slice::from_ref(&first));
     session.write(0, &[1; 4096]).unwrap();
 
-    demo.ctl(&first, &["handover", "demo"]).unwrap();
-    let mut session = reconnect(demo.portal(), &demo.iqn(), READER, 2, HEALTHY).unwrap();
-    wait_for("the vote to follow", HEALTHY, || (voters(&demo, second) == [second]).then_some(())).unwrap();
-    session.write(8, &[2; 4096]).unwrap();
+    for (round, to) in [second, &first, second].into_iter().enumerate() {
+        demo.ctl(&first, &["handover", "demo"]).unwrap();
+        session = reconnect(demo.portal(), &demo.iqn(), READER, 2, HEALTHY).unwrap();
+        wait_for("the vote to follow", HEALTHY, || (voters(&demo, to) == [to]).then_some(())).unwrap();
+        session.write(8 * (round as u64 + 1), &[2; 4096]).unwrap();
+    }
     demo.kill(&first).unwrap();
     wait_for("the other's end to be known", HEALTHY, || {
         let status = demo.status_of(second)?;
         (status["volumes"][0]["state"] == "degraded" && status["cluster"]["quorum"] == true).then_some(())
     })
     .unwrap();
-    session.write(16, &[3; 4096]).unwrap();
+    session.write(32, &[3; 4096]).unwrap();
     assert_eq!(session.read(0, 4096).unwrap(), [1; 4096]);
     demo.ctl(second, &["member", "remove", &first]).unwrap();
-    session.write(24, &[4; 4096]).unwrap();
+    session.write(40, &[4; 4096]).unwrap();
     demo.stop().unwrap();
 }
 

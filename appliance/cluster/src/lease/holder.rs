@@ -71,6 +71,10 @@ impl Holder {
             self.void();
             self.kept = complete;
         }
+        if let Some(kept) = &mut self.kept {
+            // What is not asked for any more would make the others' lease as old as its own.
+            kept.volumes.retain(|volume| volumes.contains(volume));
+        }
         let oldest = now.boot - self.timing.lease;
         self.sent.retain(|(_, at)| *at >= oldest);
         self.sequence = self.sequence.saturating_add(1);
