@@ -274,7 +274,7 @@ impl Client {
         self.change(Method::POST, "/api/v1/targets", &serde_json::json!({ "iqn": iqn })).await
     }
 
-    /// Deletes a target.
+    /// Deletes a target that has no LUN.
     pub async fn delete_target(&self, iqn: &str) -> Result<(), ClientError> {
         self.delete(&format!("/api/v1/targets/{}", segment(iqn))).await
     }

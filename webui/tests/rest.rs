@@ -80,6 +80,7 @@ async fn drive(client: &Client, fake: &Fake) {
     client.create_target("iqn.2026-11.local.futago:two").await.unwrap();
     access(client).await;
     assert_eq!(client.delete_volume("vm").await.unwrap_err().kind, "in_use");
+    assert_eq!(client.delete_target("iqn.2026-11.local.futago:two").await.unwrap_err().kind, "in_use");
     client.unmap_lun("iqn.2026-11.local.futago:two", 7).await.unwrap();
     client.delete_volume("vm").await.unwrap();
     client.delete_target("iqn.2026-11.local.futago:two").await.unwrap();

@@ -349,7 +349,7 @@ pub enum Command {
         /// iSCSI name (`iqn.`, `eui.` or `naa.` form).
         iqn: String,
     },
-    /// Delete a target.
+    /// Delete a target that has no LUN.
     DeleteTarget {
         /// Its name.
         iqn: String,

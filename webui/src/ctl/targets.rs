@@ -27,7 +27,7 @@ pub(super) enum TargetCommand {
         /// iSCSI name: iqn.YYYY-MM.domain:text, eui. or naa.
         iqn: String,
     },
-    /// Delete a target
+    /// Delete a target that has no LUN
     Delete {
         /// iSCSI name
         iqn: String,
