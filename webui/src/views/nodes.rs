@@ -5,9 +5,10 @@ use super::error::PageError;
 use super::form::Signed;
 use super::panels::{self, Panels};
 use super::shell::{Shell, Tab};
-use super::{Page, Viewer, back, html, words};
+use super::{Page, Viewer, back, back_or_again, html, words};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
+use crate::sessions::Typed;
 use crate::text::{self, segment};
 use askama::Template;
 use axum::Extension;
@@ -77,6 +78,11 @@ fn address(text: &str, default_port: u16) -> Result<SocketAddr, ApiError> {
     )
 }
 
+/// The forms of the page have one field each that is no secret.
+fn on_page(field: (&'static str, String)) -> Typed {
+    Typed { page: "/nodes".to_owned(), form: "node".to_owned(), fields: vec![field] }
+}
+
 #[derive(Deserialize)]
 pub(super) struct NewCluster {
     portal: String,
@@ -92,7 +98,9 @@ pub(super) async fn create_cluster(
         Ok(portal) => app.command(&Command::CreateCluster { portal }).await,
         Err(error) => Err(error),
     };
-    back(&app, &viewer, "/nodes", outcome, "The cluster is created. Add the other nodes now.".to_owned())
+    let typed = on_page(("portal", new.portal));
+    let done = "The cluster is created. Add the other nodes now.".to_owned();
+    back_or_again(&app, &viewer, "/nodes", outcome, done, typed)
 }
 
 #[derive(Deserialize)]
@@ -131,7 +139,8 @@ pub(super) async fn pair(
         Ok(address) => app.command(&Command::Pair { address, code: join.code.trim().to_owned() }).await,
         Err(error) => Err(error),
     };
-    back(&app, &viewer, "/nodes", outcome, format!("The node at {} is in the cluster.", join.address.trim()))
+    let done = format!("The node at {} is in the cluster.", join.address.trim());
+    back_or_again(&app, &viewer, "/nodes", outcome, done, on_page(("address", join.address)))
 }
 
 /// Asks before a node is removed.

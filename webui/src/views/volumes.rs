@@ -5,9 +5,10 @@ use super::error::PageError;
 use super::form::Signed;
 use super::panels::{self, Panels, VolumeCard};
 use super::shell::{Shell, Tab};
-use super::{Page, Viewer, back, html};
+use super::{Page, Viewer, back, back_or_again, html};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
+use crate::sessions::Typed;
 use crate::text::{self, segment};
 use askama::Template;
 use axum::Extension;
@@ -135,6 +136,16 @@ pub(super) struct NewVolume {
     no_thin: Option<String>,
 }
 
+impl NewVolume {
+    fn typed(&self) -> Typed {
+        let format = self.block_format.word().to_owned();
+        let mut fields =
+            vec![("name", self.name.clone()), ("size", self.size.clone()), ("block_format", format)];
+        fields.extend(self.no_thin.clone().map(|yes| ("no_thin", yes)));
+        Typed { page: "/volumes".to_owned(), form: "volume".to_owned(), fields }
+    }
+}
+
 /// Creates one.
 pub(super) async fn create(
     State(app): State<Shared>,
@@ -142,6 +153,7 @@ pub(super) async fn create(
     Signed(new): Signed<NewVolume>,
 ) -> Response {
     let name = new.name.trim().to_owned();
+    let typed = new.typed();
     let outcome = match text::parse_size(&new.size) {
         Ok(size) => {
             let presentation = Presentation { block_format: new.block_format, thin: new.no_thin.is_none() };
@@ -149,13 +161,8 @@ pub(super) async fn create(
         }
         Err(message) => Err(ApiError::new(ErrorKind::Invalid, format!("{message}."))),
     };
-    back(
-        &app,
-        &viewer,
-        "/volumes",
-        outcome,
-        format!("Volume {name} is created. Give it a LUN on the Targets page."),
-    )
+    let done = format!("Volume {name} is created. Give it a LUN on the Targets page.");
+    back_or_again(&app, &viewer, "/volumes", outcome, done, typed)
 }
 
 #[derive(Deserialize)]
@@ -176,7 +183,8 @@ pub(super) async fn grow(
     };
     let page = format!("/volumes/{}", segment(&name));
     let done = format!("Volume {name} grows. When it has its new size, rescan the storage on your hosts.");
-    back(&app, &viewer, &page, outcome, done)
+    let typed = Typed { page: page.clone(), form: "growth".to_owned(), fields: vec![("size", form.size)] };
+    back_or_again(&app, &viewer, &page, outcome, done, typed)
 }
 
 /// Asks before a hand-over.

@@ -372,6 +372,9 @@ fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, St
         }
         Command::MapLun { iqn, lun, volume, read_only, initiators } => {
             let luns = &mut target(status, &iqn)?.luns;
+            if luns.iter().any(|l| l.lun == lun) {
+                return Err(("exists", format!("Target {iqn} has a LUN {lun} already.")));
+            }
             luns.push(LunStatus { lun, volume: volume.clone(), read_only, initiators });
             format!("Volume {volume} is LUN {lun} of {iqn}.")
         }
