@@ -63,7 +63,7 @@ enum Command {
     /// Nodes of the cluster
     #[command(subcommand, visible_alias = "member")]
     Node(NodeCommand),
-    /// Move the service of a volume to the other in-sync node
+    /// Move the service of a volume, and of all others of its primary, to the other in-sync node
     Handover {
         /// The volume
         volume: String,
@@ -332,9 +332,7 @@ async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientE
         Command::Handover { volume, to } => {
             client.hand_over(volume, to.as_deref()).await?;
             let status = client.status().await?;
-            let primary =
-                status.volumes.iter().find(|v| v.name == *volume).and_then(|v| v.primary.as_deref());
-            Ok(Report::done(format!("{volume} is served by {} now\n", primary.unwrap_or("another node"))))
+            Ok(Report::done(output::handed_over(volume, &status)))
         }
         Command::Verify { volume } => Err(not_available(&format!("verify {volume}"))),
         Command::Events { after } => {

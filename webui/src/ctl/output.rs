@@ -3,7 +3,8 @@
 use crate::text;
 use crate::views::words;
 use control::api::{
-    ChapStatus, Event, MemberStatus, SessionStatus, Status, TargetStatus, VolumeStatus, redundancy,
+    ChapStatus, Event, MemberStatus, SessionStatus, Status, TargetStatus, VolumeStatus, moving_with,
+    redundancy,
 };
 use control::names::Pattern;
 use control::service::ServiceStatus;
@@ -75,6 +76,18 @@ pub(super) fn status(status: &Status) -> String {
     out.truncate(out.trim_end().len());
     out.push('\n');
     out
+}
+
+/// Who serves `volume` now, and what else: all volumes of a primary move together.
+pub(super) fn handed_over(volume: &str, status: &Status) -> String {
+    let Some(moved) = status.volumes.iter().find(|v| v.name == volume) else {
+        return format!("{volume} is handed over\n");
+    };
+    let by = moved.primary.as_deref().unwrap_or("another node");
+    match moving_with(&status.volumes, moved).as_slice() {
+        [_] => format!("{volume} is served by {by} now\n"),
+        all => format!("{} are served by {by} now\n", all.join(", ")),
+    }
 }
 
 pub(super) fn members(members: &[MemberStatus]) -> String {

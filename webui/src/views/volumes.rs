@@ -15,7 +15,7 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use base::ByteCount;
-use control::api::{Command, Status, VolumeStatus};
+use control::api::{Command, Status, VolumeStatus, moving_with, successor};
 use control::settings::Role;
 use control::targets::{BlockFormat, Presentation};
 use serde::Deserialize;
@@ -99,7 +99,7 @@ pub(super) async fn detail(
         .collect();
     html(&VolumePage {
         shell: Shell::new(&app, &viewer, Tab::Volumes, &format!("Volume {name}")).reloading(5),
-        card: VolumeCard::of(volume, seen.is_stale()),
+        card: VolumeCard::of(volume, seen.status.as_ref().map_or(&[], |s| &s.volumes), seen.is_stale()),
         meaning: super::words::volume(volume.state).meaning,
         bytes: volume.size.0,
         dirty: volume.dirty,
@@ -195,22 +195,27 @@ pub(super) async fn ask_hand_over(
 ) -> Page {
     let seen = app.seen();
     let volume = find(seen.status.as_ref(), &name)?;
-    let from = volume.primary.as_deref();
-    let Some(to) = volume.in_sync.iter().find(|n| Some(n.as_str()) != from) else {
+    let volumes = seen.status.as_ref().map_or(&[][..], |s| &s.volumes);
+    let moving = moving_with(volumes, volume);
+    let Some(to) = successor(volumes, volume) else {
         let text =
-            format!("No other node is in sync with volume {name}, so there is nobody to hand it over to.");
+            format!("No other node has {} in sync, so there is nobody to hand over to.", moving.join(", "));
         return Err(PageError::new(ErrorKind::Refused, text));
     };
-    let from = from.unwrap_or("no node");
+    let from = volume.primary.as_deref().unwrap_or("no node");
+    let what = match moving.as_slice() {
+        [_] => "the volume".to_owned(),
+        all => format!("{}: all of them move, as hosts reach them at one address", all.join(", ")),
+    };
     html(&Confirm {
         shell: Shell::new(&app, &viewer, Tab::Volumes, &format!("Hand {name} over to node {to}?")),
         text: vec![
-            format!("Node {from} finishes and flushes what it was given, then node {to} serves the volume."),
-            "Initiators pause for a moment and reconnect at the same address. Both copies stay in sync; no data moves."
+            format!("Node {from} finishes and flushes what it was given, then node {to} serves {what}."),
+            "Initiators pause for a moment and reconnect at the same address. The copies stay in sync; no data moves."
                 .to_owned(),
         ],
         action: format!("/volumes/{}/handover", segment(&name)),
-        fields: vec![("to", to.clone())],
+        fields: vec![("to", to.to_owned())],
         typed: None,
         button: format!("Hand over to {to}"),
         danger: false,
@@ -230,7 +235,13 @@ pub(super) async fn hand_over(
     Path(volume): Path<String>,
     Signed(form): Signed<HandOver>,
 ) -> Response {
-    let done = format!("Volume {volume} is served by node {} now.", form.to);
+    let seen = app.seen();
+    let volumes = seen.status.as_ref().map_or(&[][..], |s| &s.volumes);
+    let moving = volumes.iter().find(|v| v.name == volume).map_or(vec![], |v| moving_with(volumes, v));
+    let done = match moving.as_slice() {
+        [] | [_] => format!("Volume {volume} is served by node {} now.", form.to),
+        all => format!("Volumes {} are served by node {} now.", all.join(", "), form.to),
+    };
     let outcome = app.command(&Command::HandOver { volume, to: Some(form.to) }).await;
     back(&app, &viewer, "/", outcome, done)
 }
