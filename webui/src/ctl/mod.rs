@@ -8,6 +8,7 @@ mod update;
 use crate::client::{Client, ClientError, Trust};
 use crate::text;
 use clap::{Args, Subcommand};
+use control::settings::Ports;
 use control::setup::Wanted;
 use control::targets::{BlockFormat, Presentation};
 use serde::Serialize;
@@ -177,15 +178,16 @@ enum NodeCommand {
     List,
     /// Make this node the first of a new cluster
     CreateCluster {
-        /// Where initiators will connect: ADDRESS:PORT (3260 is usual)
-        #[arg(long)]
+        /// Where initiators will connect: ADDRESS[:PORT], else port 3260
+        #[arg(long, value_parser = portal)]
         portal: SocketAddr,
     },
     /// Show a code with which one other node can pair with this one
     Offer,
     /// Add the node that shows a code to this node's cluster
     Pair {
-        /// Its cluster port: ADDRESS:PORT (7780 is usual)
+        /// Its cluster port: ADDRESS[:PORT], else port 7780
+        #[arg(value_parser = cluster_port)]
         address: SocketAddr,
         /// The code
         code: String,
@@ -203,6 +205,14 @@ enum NodeCommand {
         #[arg(long)]
         gateway: Option<IpAddr>,
     },
+}
+
+fn portal(text: &str) -> Result<SocketAddr, String> {
+    text::parse_address(text, 3260)
+}
+
+fn cluster_port(text: &str) -> Result<SocketAddr, String> {
+    text::parse_address(text, Ports::default().cluster)
 }
 
 /// What a command has to say.
@@ -495,6 +505,7 @@ mod tests {
             "ctl target show iqn.2026-11.a:b",
             "ctl node create-cluster --portal 127.0.0.50:3260",
             "ctl node pair 127.0.0.12:7780 1-2",
+            "ctl node pair 127.0.0.12 1-2",
             "ctl member remove b",
             "ctl node remove b",
             "ctl node network 192.0.2.11/24 --gateway 192.0.2.1",
@@ -523,6 +534,9 @@ mod tests {
             "ctl update x.update --peer https://b=ab",
             "ctl volume create demo 1GiB --block-format 4kn",
             "ctl target change iqn.2026-11.a:b 0",
+            "ctl target map iqn.2026-11.a:b 16384 demo",
+            "ctl target unmap iqn.2026-11.a:b x",
+            "ctl node create-cluster --portal foo",
             "ctl target change iqn.2026-11.a:b 0 --writable --read-only",
             "ctl target chap iqn.2026-11.a:b",
             "ctl target chap iqn.2026-11.a:b --user u --off",

@@ -4,7 +4,7 @@ use super::{Report, output};
 use crate::client::{Client, ClientError};
 use clap::{ArgGroup, Args, Subcommand};
 use control::names::{Pattern, normal};
-use control::targets::{Chap, Login, Secret};
+use control::targets::{Chap, Login, MAX_LUN, Secret};
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,7 @@ pub(super) enum TargetCommand {
         /// iSCSI name
         iqn: String,
         /// 0 to 16383
+        #[arg(value_parser = lun)]
         lun: u16,
         /// The volume
         volume: String,
@@ -53,6 +54,7 @@ pub(super) enum TargetCommand {
         /// iSCSI name
         iqn: String,
         /// The LUN
+        #[arg(value_parser = lun)]
         lun: u16,
         /// Refuse writes
         #[arg(long, group = "change", conflicts_with = "writable")]
@@ -78,6 +80,7 @@ pub(super) enum TargetCommand {
         /// iSCSI name
         iqn: String,
         /// The LUN
+        #[arg(value_parser = lun)]
         lun: u16,
     },
     /// Let initiators log in; the first rule shuts out everyone whom no rule covers
@@ -126,6 +129,11 @@ pub(super) struct ChapArguments {
     /// Ask for no CHAP any more
     #[arg(long)]
     off: bool,
+}
+
+fn lun(text: &str) -> Result<u16, String> {
+    let lun = text.parse().ok().filter(|lun| *lun <= MAX_LUN);
+    lun.ok_or_else(|| format!("a LUN is a number from 0 to {MAX_LUN}"))
 }
 
 fn patterns(texts: &[String]) -> Vec<Pattern> {
