@@ -268,6 +268,8 @@ fn connect(args: &CtlArguments) -> Result<Client, ClientError> {
         return Ok(Client::local(dir));
     };
     let trust = trust("--url needs --fingerprint SHA256", args.fingerprint.as_deref(), args.insecure)?;
+    // What can't be used is said before the password is asked for.
+    Client::remote(url, &args.user, "", trust.clone())?;
     Client::remote(url, &args.user, &password(args)?, trust)
 }
 
@@ -553,5 +555,12 @@ mod tests {
         let args = parse("ctl --url https://127.0.0.1:1 status").unwrap();
         let error = connect(&args).map(|_| ()).unwrap_err();
         assert!(error.message.contains("--fingerprint"), "{}", error.message);
+        for (line, said) in [
+            ("ctl --url http://h --insecure --password-file /none status", "https://HOST"),
+            ("ctl --url https://h --fingerprint 00 --password-file /none status", "SHA-256"),
+        ] {
+            let error = connect(&parse(line).unwrap()).map(|_| ()).unwrap_err();
+            assert!(error.message.contains(said), "{}", error.message);
+        }
     }
 }

@@ -150,7 +150,7 @@ pub(super) async fn run(client: &Client, command: &TargetCommand) -> Result<Repo
         TargetCommand::Show { iqn } => show(client, iqn).await,
         TargetCommand::Create { iqn } => {
             client.create_target(iqn).await?;
-            Ok(Report::done(format!("created target {iqn}\n")))
+            Ok(Report::done(format!("created target {}\n", normal(iqn))))
         }
         TargetCommand::Delete { iqn } => {
             client.delete_target(iqn).await?;
