@@ -81,7 +81,8 @@ fn an_administrator_at_the_console() {
     let fake = Fake::start(dir.path(), fake::healthy());
     let logs = dir.path().join(control::paths::LOG_DIR);
     std::fs::create_dir(&logs).unwrap();
-    std::fs::write(logs.join("storage.log"), "2026-11-22T10:02:11Z  INFO serving volume demo\n").unwrap();
+    let line = "2026-11-22T10:02:11Z  INFO serving volume demo\n";
+    std::fs::write(logs.join("storage.log"), line.repeat(200)).unwrap();
     let url = console(dir.path());
     let browser = Browser::start();
 
@@ -340,6 +341,11 @@ fn overview(browser: &Browser, fake: &Fake, url: &str) {
     picture(browser, "connect");
     browser.click("a[href='/logs/storage']");
     browser.wait_text("pre.log", "serving volume demo");
+    // Opened at its end.
+    let hidden = "const log = document.querySelector('pre.log'), text = document.createRange();
+        text.selectNodeContents(log);
+        return text.getBoundingClientRect().bottom - log.getBoundingClientRect().bottom";
+    assert!(browser.script(hidden, &json!([])).as_f64().unwrap() < 1.0);
     picture(browser, "log");
     browser.open(url);
     let serving = |world: &mut World, online| {
