@@ -20,6 +20,7 @@ use base64::Engine;
 use control::api::{Event, Status};
 use control::names::Pattern;
 use control::service::ServiceStatus;
+use control::settings::Settings;
 use control::setup::Wanted;
 use control::targets::{Chap, Presentation};
 use control::update::{ClusterUpdate, UpdateStatus};
@@ -119,7 +120,8 @@ pub struct Client {
 
 #[derive(Clone)]
 enum Endpoint {
-    Unix(PathBuf),
+    /// Of the node with this directory.
+    Local(PathBuf),
     /// Of another member, by this node's cluster manager.
     Member {
         tunnel: PathBuf,
@@ -138,7 +140,7 @@ impl Client {
     /// The console of the node whose directory is `dir`, by its unix socket. Does no I/O yet.
     #[must_use]
     pub fn local(dir: &Path) -> Self {
-        Self { endpoint: Endpoint::Unix(dir.join(control::paths::WEB_SOCKET)) }
+        Self { endpoint: Endpoint::Local(dir.to_owned()) }
     }
 
     /// What the console of member `name` does for the other members, by the cluster manager of the node whose directory is
@@ -210,7 +212,7 @@ impl Client {
     /// Stores another admin password and signs everyone out; this client too, if it is a remote one.
     pub async fn change_password(&self, password: &str) -> Result<(), ClientError> {
         let current = match &self.endpoint {
-            Endpoint::Unix(_) | Endpoint::Member { .. } => None,
+            Endpoint::Local(_) | Endpoint::Member { .. } => None,
             Endpoint::Https { password, .. } => Some(password),
         };
         let change = serde_json::json!({ "password": password, "current": current });
@@ -274,7 +276,7 @@ impl Client {
         self.change(Method::POST, "/api/v1/targets", &serde_json::json!({ "iqn": iqn })).await
     }
 
-    /// Deletes a target.
+    /// Deletes a target that has no LUN.
     pub async fn delete_target(&self, iqn: &str) -> Result<(), ClientError> {
         self.delete(&format!("/api/v1/targets/{}", segment(iqn))).await
     }
@@ -432,9 +434,14 @@ impl Client {
         patience: Duration,
     ) -> Result<Answered, ClientError> {
         let answered = match &self.endpoint {
-            Endpoint::Unix(socket) => {
+            Endpoint::Local(dir) => {
+                let socket = &dir.join(control::paths::WEB_SOCKET);
                 let unreachable = |e: HttpError| {
-                    let advice = "is the node running, and may you open its socket?";
+                    let settings = std::fs::read(dir.join(control::paths::SETTINGS)).ok();
+                    let advice = match settings.and_then(|json| Settings::parse(&json).ok()) {
+                        Some(Settings { web: false, .. }) => "`web` is off in its settings: ask another node",
+                        _ => "is the node running, and may you open its socket?",
+                    };
                     ClientError::new("unreachable", format!("{}: {e}; {advice}", socket.display()))
                 };
                 let request = http::request(method, "localhost", path, None, body).map_err(unreachable)?;

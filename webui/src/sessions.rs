@@ -25,6 +25,19 @@ pub(crate) struct Notice {
     pub(crate) failed: bool,
     /// A sentence.
     pub(crate) text: String,
+    /// To be corrected.
+    pub(crate) typed: Option<Typed>,
+}
+
+/// What stood in a form that was refused, but for secrets.
+#[derive(Clone, Debug)]
+pub(crate) struct Typed {
+    /// Where the form is.
+    pub(crate) page: String,
+    /// Tells it from others on that page.
+    pub(crate) form: String,
+    /// Names and contents; a box that was not ticked is missing.
+    pub(crate) fields: Vec<(&'static str, String)>,
 }
 
 struct Session {
@@ -153,7 +166,7 @@ mod tests {
 
         let three = sessions.open(now).unwrap();
         let (id, _) = sessions.find(&three.token, now).unwrap();
-        sessions.leave_notice(id, Notice { failed: false, text: "done".into() });
+        sessions.leave_notice(id, Notice { failed: false, text: "done".into(), typed: None });
         assert_eq!(sessions.take_notice(id).unwrap().text, "done");
         assert!(sessions.take_notice(id).is_none());
         sessions.close(id);

@@ -2,7 +2,7 @@
 
 use base::ByteCount;
 use control::settings::Settings;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds since the Unix epoch.
@@ -74,10 +74,23 @@ pub fn parse_size(text: &str) -> Result<ByteCount, String> {
     let fraction: u64 = fraction.parse().map_err(|_| fault())?;
     let bytes = (u128::from(whole) << shift) + (u128::from(fraction) << shift) / 10_u128.pow(digits);
     let bytes = u64::try_from(bytes).map_err(|_| format!("{text:?} is too large"))?;
-    if bytes == 0 || !bytes.is_multiple_of(4096) {
+    if bytes == 0 {
+        return Err("a size of 0 is none; the smallest is 4096 bytes".to_owned());
+    }
+    if !bytes.is_multiple_of(4096) {
         return Err(format!("{text:?} is not a multiple of 4096 bytes"));
     }
     Ok(ByteCount(bytes))
+}
+
+/// `10.0.0.5` or `10.0.0.5:7780`, `fe80::1` or `[fe80::1]:7780`.
+pub(crate) fn parse_address(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let whole = text.parse().ok();
+    let alone = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, default_port));
+    whole
+        .or_else(alone)
+        .ok_or_else(|| format!("{text:?} is no address; examples: 10.0.0.5, 10.0.0.5:{default_port}"))
 }
 
 /// `text` as one segment of a path (RFC 3986 §3.3; the colon of an IQN may stay).
@@ -113,6 +126,16 @@ mod tests {
         for text in ["", "x", "0", "1", "-4096", "1e3G", "1.G", "4097", "99999999T", "1GB/s", "1.1.1G"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_port_may_be_left_out() {
+        for (text, expected) in
+            [("10.0.0.5", "10.0.0.5:7780"), (" 10.0.0.5:9 ", "10.0.0.5:9"), ("::1", "[::1]:7780")]
+        {
+            assert_eq!(parse_address(text, 7780).unwrap().to_string(), expected);
+        }
+        assert!(parse_address("esx1", 7780).is_err());
     }
 
     #[test]

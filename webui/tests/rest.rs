@@ -80,6 +80,7 @@ async fn drive(client: &Client, fake: &Fake) {
     client.create_target("iqn.2026-11.local.futago:two").await.unwrap();
     access(client).await;
     assert_eq!(client.delete_volume("vm").await.unwrap_err().kind, "in_use");
+    assert_eq!(client.delete_target("iqn.2026-11.local.futago:two").await.unwrap_err().kind, "in_use");
     client.unmap_lun("iqn.2026-11.local.futago:two", 7).await.unwrap();
     client.delete_volume("vm").await.unwrap();
     client.delete_target("iqn.2026-11.local.futago:two").await.unwrap();
@@ -236,6 +237,46 @@ fn a_download_link_works_once_without_sign_in() {
     assert!(std::fs::read(&fetched).unwrap().windows(11).any(|w| w == b"status.json"));
     assert_eq!(fetch("GET", &link.path), "404");
     assert!(std::fs::read_to_string(&fetched).unwrap().contains("was used"));
+}
+
+/// What serde and axum would let pass.
+#[test]
+fn a_request_says_what_it_means_or_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::start(dir.path(), fake::healthy());
+    console(dir.path());
+    let logs = dir.path().join(control::paths::LOG_DIR);
+    std::fs::create_dir(&logs).unwrap();
+    std::fs::write(logs.join("storage.log"), "a line\n").unwrap();
+    let socket = dir.path().join(control::paths::WEB_SOCKET).display().to_string();
+    let ask = |words: &[&str], path: &str| {
+        let url = format!("http://x/api/v1/{path}");
+        let fixed = ["-s", "--unix-socket", &socket, "-w", " %{http_code}", &url];
+        let answer = std::process::Command::new("curl").args(fixed).args(words).output().unwrap();
+        String::from_utf8(answer.stdout).unwrap()
+    };
+    let json = ["-H", "Content-Type: application/json", "-d"];
+    let array = ask(&[&json[..], &[r#" ["r5",4194304,"512e",true]"#]].concat(), "volumes");
+    assert!(array.ends_with(" 400") && array.contains("must be a JSON object"), "{array}");
+    let plain = ask(&["-H", "Content-Type: text/plain", "-d", r#"{"name":"r5","size":4096}"#], "volumes");
+    assert!(plain.ends_with(" 400"), "{plain}");
+    assert!(fake.edit(|w| w.commands.is_empty()));
+    let object = ask(&[&json[..], &[r#"{"name":"r5","size":4194304}"#]].concat(), "volumes");
+    assert!(object.ends_with(" 201"), "{object}");
+    assert_eq!(ask(&[], "services/storage/log"), "a line\n 200");
+    let unknown = ask(&[], "services/storage/log?lines=abc");
+    assert!(unknown.ends_with(" 400") && unknown.contains("lines"), "{unknown}");
+}
+
+#[test]
+fn a_node_without_a_console_is_told_from_one_that_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = || block_on(Client::local(dir.path()).status()).unwrap_err().message;
+    let settings = fake::settings(dir.path());
+    assert!(said().contains("is the node running"), "{}", said());
+    let settings = serde_json::to_vec(&control::settings::Settings { web: false, ..settings }).unwrap();
+    std::fs::write(dir.path().join(control::paths::SETTINGS), settings).unwrap();
+    assert!(said().contains("`web` is off"), "{}", said());
 }
 
 /// What a browser gets that was told `http://`.

@@ -106,6 +106,29 @@ impl ClusterState {
         Ok(Outcome::told(Severity::Info, format!("Cluster {id} was created by {}.", first.name)))
     }
 
+    /// Why there can't be a new volume of that name and size, wherever it finds room.
+    pub fn check_new_volume(&self, name: &str, size: ByteCount) -> Result<(), Refusal> {
+        self.need_cluster()?;
+        let invalid = |text: String| refuse(RefusalKind::Invalid, text);
+        if !is_name(name) {
+            return invalid(format!("volume name {name:?} is not 1 to 63 letters, digits and hyphens"));
+        }
+        if size.0 == 0 {
+            return invalid(format!("volume {name} can't have 0 bytes"));
+        }
+        if !size.0.is_multiple_of(SIZE_UNIT_BYTES) {
+            return invalid(format!("the size {} B is no multiple of {SIZE_UNIT_BYTES} B", size.0));
+        }
+        if size.0 > MAX_VOLUME_BYTES {
+            let most = ByteCount(MAX_VOLUME_BYTES);
+            return invalid(format!("{size} are more than {most}, the most for a volume"));
+        }
+        if self.volume_named(name).is_some() {
+            return refuse(RefusalKind::Exists, format!("volume {name} exists"));
+        }
+        Ok(())
+    }
+
     fn create_volume(
         &mut self,
         id: VolumeId,
@@ -114,25 +137,9 @@ impl ClusterState {
         write_back: bool,
         presentation: Presentation,
     ) -> Applied {
-        self.need_cluster()?;
-        if id.0 == 0 || !is_name(name) {
-            return refuse(
-                RefusalKind::Invalid,
-                format!("{name:?} is not 1 to 63 letters, digits and hyphens"),
-            );
-        }
-        if size.0 == 0 || !size.0.is_multiple_of(SIZE_UNIT_BYTES) {
-            return refuse(RefusalKind::Invalid, format!("the size {} B is no multiple of 4096 B", size.0));
-        }
-        if size.0 > MAX_VOLUME_BYTES {
-            let most = ByteCount(MAX_VOLUME_BYTES);
-            return refuse(
-                RefusalKind::Invalid,
-                format!("{size} are more than {most}, the most for a volume"),
-            );
-        }
-        if self.volume_named(name).is_some() || self.volumes.contains_key(&id) {
-            return refuse(RefusalKind::Exists, format!("volume {name} exists"));
+        self.check_new_volume(name, size)?;
+        if id.0 == 0 || self.volumes.contains_key(&id) {
+            return refuse(RefusalKind::Invalid, format!("{id} can't be the identifier of a new volume"));
         }
         let replicas = self.nodes_for_copies();
         if replicas.is_empty() {

@@ -99,7 +99,7 @@ pub enum Command {
         /// iSCSI name, RFC 7143 §4.2.7.
         iqn: String,
     },
-    /// Delete a target with its LUNs; volumes stay.
+    /// Delete a target that has no LUN.
     DeleteTarget {
         /// Its name.
         iqn: String,

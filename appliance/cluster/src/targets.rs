@@ -2,6 +2,7 @@
 //!
 //! Invariants
 //! - A volume is behind one LUN at most, of all targets together.
+//! - A target that has LUNs is not deleted: hosts may be using them.
 //! - No CHAP secret serves both directions, of all targets together (RFC 7143 §9.2.1): else an initiator could have the
 //!   target answer its own challenge.
 //! - No text made here quotes a secret.
@@ -36,10 +37,12 @@ impl ClusterState {
     }
 
     pub(crate) fn delete_target(&mut self, iqn: &str) -> Applied {
-        match self.targets.remove(iqn) {
-            Some(_) => Ok(Outcome::told(Severity::Warning, format!("Target {iqn} was deleted."))),
-            None => refuse(RefusalKind::NotFound, format!("target {iqn} does not exist")),
+        if let Some((lun, _)) = self.target(iqn)?.luns.first_key_value() {
+            let text = format!("target {iqn} has LUN {lun}: take its LUNs away first");
+            return refuse(RefusalKind::InUse, text);
         }
+        self.targets.remove(iqn);
+        Ok(Outcome::told(Severity::Warning, format!("Target {iqn} was deleted.")))
     }
 
     pub(crate) fn map_lun(

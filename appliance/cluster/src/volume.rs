@@ -202,7 +202,8 @@ fn refused<T>(why: &str) -> Result<T, Refusal> {
 fn describe(volume: &str, config: &VolumeConfig, names: &[(NodeId, String)]) -> (Severity, String) {
     let name = |node: NodeId| names.iter().find(|n| n.0 == node).map_or("an unknown node", |n| n.1.as_str());
     let primary = config.primary.map_or("nobody", name);
-    let in_sync: Vec<&str> = config.in_sync.iter().map(|node| name(*node)).collect();
+    let mut in_sync: Vec<&str> = config.in_sync.iter().map(|node| name(*node)).collect();
+    in_sync.sort_unstable();
     let in_sync = in_sync.join(", ");
     let (severity, what) = match config.reason {
         EpochReason::Created => (Severity::Info, "created".into()),

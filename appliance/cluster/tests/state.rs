@@ -195,6 +195,11 @@ fn targets_and_volumes_name_what_is_in_the_way() {
     };
     assert_eq!(refusal.kind, RefusalKind::InUse);
     assert!(refusal.message.contains(iqn) && refusal.message.contains("demo"), "{refusal}");
+    let Outcome::Refused(refusal) = apply(&mut s, Command::DeleteTarget { iqn: iqn.into() }) else {
+        panic!()
+    };
+    assert_eq!(refusal.kind, RefusalKind::InUse);
+    assert!(refusal.message.contains("LUN 0"), "{refusal}");
     apply(&mut s, promote(B, 22, 1, 1));
     assert_eq!(kind(&apply(&mut s, Command::RemoveMember { node: B })), Some(RefusalKind::InUse));
     assert_eq!(
@@ -203,7 +208,7 @@ fn targets_and_volumes_name_what_is_in_the_way() {
     );
     apply(&mut s, Command::UnmapLun { iqn: iqn.into(), lun: 0 });
     assert!(matches!(apply(&mut s, Command::DeleteVolume { name: "demo".into() }), Outcome::Applied { .. }));
-    apply(&mut s, Command::DeleteTarget { iqn: iqn.into() });
+    assert!(matches!(apply(&mut s, Command::DeleteTarget { iqn: iqn.into() }), Outcome::Applied { .. }));
     apply(&mut s, Command::RemoveMember { node: B });
     assert_eq!(
         kind(&apply(&mut s, Command::RemoveMember { node: A })),

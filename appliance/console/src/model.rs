@@ -8,7 +8,7 @@ use crate::checks::{self, Check, Finding};
 use crate::clock;
 use crate::form::{Form, Turn};
 use crate::stake::{self, Serving};
-use control::api::Status;
+use control::api::{Status, moving_with};
 use control::network::Network;
 use control::settings::Settings;
 use std::time::SystemTime;
@@ -335,6 +335,16 @@ impl Model {
         self.take(item)
     }
 
+    /// The question; all volumes of a primary move together.
+    fn about_hand_over(&self, name: &str) -> String {
+        let all = self.snapshot().map_or(&[][..], |known| &known.status.volumes);
+        let chosen = all.iter().find(|volume| volume.name == name);
+        match chosen.map_or(1, |volume| moving_with(all, volume).len()) {
+            0 | 1 => format!("Hand {name} over to the other node?"),
+            several => format!("Hand all {several} volumes of {name}'s node over to the other node?"),
+        }
+    }
+
     fn press_in_volumes(&mut self, chosen: usize, key: Key) {
         let volumes = self.volumes();
         self.screen = match key {
@@ -342,10 +352,9 @@ impl Model {
             Key::Down => Screen::Volumes(chosen.saturating_add(1).min(volumes.len().saturating_sub(1))),
             Key::Escape => Screen::Menu,
             Key::Enter => match volumes.get(chosen) {
-                Some(name) => Screen::Confirm(
-                    format!("Hand {name} over to the other node?"),
-                    Command::HandOver((*name).to_owned()),
-                ),
+                Some(name) => {
+                    Screen::Confirm(self.about_hand_over(name), Command::HandOver((*name).to_owned()))
+                }
                 None => Screen::Menu,
             },
             Key::Left | Key::Right | Key::Erase | Key::Char(_) | Key::Redraw => Screen::Volumes(chosen),

@@ -176,7 +176,9 @@ fn a_hand_over_is_chosen_confirmed_and_answered() {
     model.handle(known(&["one", "two"]));
     press(&mut model, &[Key::Enter, Key::Down, Key::Down]);
     assert!(screen(&model).join("\n").contains("> two"));
-    assert_eq!(press(&mut model, &[Key::Enter, Key::Char('y')]), [Command::HandOver("two".into())]);
+    press(&mut model, &[Key::Enter]);
+    assert!(screen(&model).join("\n").contains("Hand all 2 volumes of two's node over"));
+    assert_eq!(press(&mut model, &[Key::Char('y')]), [Command::HandOver("two".into())]);
     assert_eq!(press(&mut model, &[Key::Char('p')]), [], "under way");
     model.handle(Event::Ended(Err("no peer is in sync".into())));
     assert!(screen(&model).join("\n").contains("Not done: no peer is in sync"));

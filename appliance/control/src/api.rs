@@ -95,6 +95,31 @@ pub fn redundancy(data: usize, members: usize) -> Option<&'static str> {
     }
 }
 
+/// The names of the volumes that move when `volume` is handed over, its own among them: all of its primary's, as one portal
+/// stands before them.
+#[must_use]
+pub fn moving_with<'v>(volumes: &'v [VolumeStatus], volume: &'v VolumeStatus) -> Vec<&'v str> {
+    together(volumes, volume).map(|other| other.name.as_str()).collect()
+}
+
+/// Who can take `volume` and all that move with it: another node that has each of them in sync.
+#[must_use]
+pub fn successor<'v>(volumes: &'v [VolumeStatus], volume: &'v VolumeStatus) -> Option<&'v str> {
+    let others = volume.in_sync.iter().filter(|node| Some(*node) != volume.primary.as_ref());
+    others
+        .map(String::as_str)
+        .find(|node| together(volumes, volume).all(|other| other.in_sync.iter().any(|has| has == node)))
+}
+
+fn together<'v>(
+    volumes: &'v [VolumeStatus],
+    volume: &'v VolumeStatus,
+) -> impl Iterator<Item = &'v VolumeStatus> {
+    volumes.iter().filter(|other| {
+        other.name == volume.name || (other.primary.is_some() && other.primary == volume.primary)
+    })
+}
+
 /// Ports of a member that its peers connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerPorts {
@@ -351,7 +376,7 @@ pub enum Command {
         /// iSCSI name (`iqn.`, `eui.` or `naa.` form).
         iqn: String,
     },
-    /// Delete a target.
+    /// Delete a target that has no LUN.
     DeleteTarget {
         /// Its name.
         iqn: String,

@@ -119,6 +119,9 @@ async fn create_volume(node: &Node, name: String, size: ByteCount, presentation:
     if let Err(answer) = in_cluster(node) {
         return answer;
     }
+    if let Err(refusal) = node.log.applied().state.check_new_volume(&name, size) {
+        return refusal.into();
+    }
     // A storage process that was started a moment ago is about to report.
     let deadline = Instant::now() + node.timing.dead * 3;
     loop {

@@ -343,7 +343,7 @@ impl Node {
         match request {
             Request::Status(answer) => {
                 let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let _ = answer.send(self.services.status(self.now(), unix.as_secs()));
+                let _ = answer.send(self.services.status(self.now(), unix));
             }
             Request::Restart(name, answer) => {
                 let asked = self.services.handle_restart_request(&name, self.now());

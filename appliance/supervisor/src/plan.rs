@@ -152,14 +152,14 @@ impl Services {
         self.entries.iter().map(|entry| &entry.plan).find(|plan| plan.name == name)
     }
 
-    /// For the status page: `now` on the monotonic clock is `now_unix_s` seconds since the Unix epoch.
+    /// For the status page: `now` on the monotonic clock is `now_unix` since the Unix epoch.
     #[must_use]
-    pub fn status(&self, now: Duration, now_unix_s: u64) -> Vec<ServiceStatus> {
+    pub fn status(&self, now: Duration, now_unix: Duration) -> Vec<ServiceStatus> {
         let status = |entry: &Entry| ServiceStatus {
             name: entry.plan.name.into(),
             state: entry.service.state(),
             restarts: entry.service.restarts(),
-            since: now_unix_s.saturating_sub(now.saturating_sub(entry.service.since()).as_secs()),
+            since: now_unix.saturating_sub(now.saturating_sub(entry.service.since())).as_secs(),
         };
         self.entries.iter().map(status).collect()
     }
@@ -342,7 +342,12 @@ mod tests {
         assert_eq!(drain(&mut services, now), []);
         let wait = services.deadline().unwrap();
         assert_eq!(drain(&mut services, wait), [("cluster", Action::Spawn)]);
-        let status = services.status(now * 2, 1000);
+        let at = |later_ms| {
+            let later = Duration::from_millis(later_ms);
+            services.status(now * 2 + later, Duration::from_millis(1_000_500) + later)
+        };
+        let status = at(0);
+        assert!((0..3000).step_by(100).all(|later_ms| at(later_ms) == status), "no moment moves");
         assert_eq!((status[0].restarts, status[1].restarts), (1, 0));
     }
 }

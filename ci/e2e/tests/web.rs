@@ -7,10 +7,11 @@
 
 #[path = "../../../webui/tests/fake/mod.rs"]
 mod fake;
+#[path = "web/storage.rs"]
+mod storage;
 
 use base::ByteCount;
 use control::api::{Command, ResyncStatus, VolumeState};
-use control::names::Pattern;
 use control::settings::Role;
 use control::setup::{Disk, Door, Machine};
 use control::update::{ClusterUpdate, ClusterUpdateState, Installation, NodeProgress, NodeStep, SlotStatus};
@@ -80,7 +81,8 @@ fn an_administrator_at_the_console() {
     let fake = Fake::start(dir.path(), fake::healthy());
     let logs = dir.path().join(control::paths::LOG_DIR);
     std::fs::create_dir(&logs).unwrap();
-    std::fs::write(logs.join("storage.log"), "2026-11-22T10:02:11Z  INFO serving volume demo\n").unwrap();
+    let line = "2026-11-22T10:02:11Z  INFO serving volume demo\n";
+    std::fs::write(logs.join("storage.log"), line.repeat(200)).unwrap();
     let url = console(dir.path());
     let browser = Browser::start();
 
@@ -89,7 +91,7 @@ fn an_administrator_at_the_console() {
     pages_are_left(&browser, &url);
     resync_bar_moves_by_itself(&browser, &fake);
     hand_over(&browser, &fake);
-    volumes_and_targets(&browser, &fake, &url);
+    storage::volumes_and_targets(&browser, &fake, &url);
     pairing(&browser, &fake, &url);
     update_all(&browser, dir.path(), &url);
     removal(&browser, &fake, &url);
@@ -339,6 +341,11 @@ fn overview(browser: &Browser, fake: &Fake, url: &str) {
     picture(browser, "connect");
     browser.click("a[href='/logs/storage']");
     browser.wait_text("pre.log", "serving volume demo");
+    // Opened at its end.
+    let hidden = "const log = document.querySelector('pre.log'), text = document.createRange();
+        text.selectNodeContents(log);
+        return text.getBoundingClientRect().bottom - log.getBoundingClientRect().bottom";
+    assert!(browser.script(hidden, &json!([])).as_f64().unwrap() < 1.0);
     picture(browser, "log");
     browser.open(url);
     let serving = |world: &mut World, online| {
@@ -431,92 +438,6 @@ fn hand_over(browser: &Browser, fake: &Fake) {
     browser.wait_text("#panel-volumes", "Primary b");
     let commands = fake.edit(|w| w.commands.clone());
     assert_eq!(commands, [Command::HandOver { volume: "demo".into(), to: Some("b".into()) }]);
-}
-
-fn volumes_and_targets(browser: &Browser, fake: &Fake, url: &str) {
-    browser.open(&format!("{url}/volumes"));
-    browser.fill("[name=name]", "vm-store");
-    browser.fill("[name=size]", "4097");
-    browser.click("form[action='/volumes'] button");
-    browser.wait_text(".notice", "not a multiple of 4096");
-    browser.fill("[name=name]", "vm-store");
-    browser.fill("[name=size]", "40 GiB");
-    browser.click("form[action='/volumes'] button");
-    browser.wait_text(".notice", "Volume vm-store is created");
-    browser.wait_text("#panel-volumes", "vm-store");
-    picture(browser, "volumes");
-    assert!(
-        fake.edit(|w| w.status.volumes.iter().any(|v| v.name == "vm-store" && v.size == ByteCount::gib(40)))
-    );
-
-    browser.open(&format!("{url}/targets"));
-    browser.fill("[name=iqn]:not([type=hidden])", "two");
-    browser.click("form[action='/targets'] button");
-    browser.wait_text(".notice", "iqn.2026-11.local.futago:two is created");
-    who_may_log_in(browser, fake);
-
-    browser.open(&format!("{url}/volumes/vm-store"));
-    browser.wait_text("h1", "vm-store");
-    picture(browser, "volume");
-    browser.click("a.danger-quiet");
-    browser.fill("[name=confirm]", "demo");
-    browser.click("#confirm");
-    browser.wait_text(".notice", "nothing was deleted");
-    browser.click("a.danger-quiet");
-    picture(browser, "delete");
-    browser.fill("[name=confirm]", "vm-store");
-    browser.click("#confirm");
-    browser.wait_text(".notice", "Volume vm-store is deleted");
-    assert_eq!(fake.edit(|w| w.status.volumes.len()), 1);
-}
-
-/// Rules, CHAP and a mask of the demo's target, the first on the page.
-fn who_may_log_in(browser: &Browser, fake: &Fake) {
-    let open =
-        || browser.script("document.querySelectorAll('details').forEach((d) => d.open = true)", &json!([]));
-    browser.wait_text("main", "iqn.1998-01.com.vmware:esx-1");
-    for pattern in ["iqn.1998-01.com.vmware:*", "iqn.2026-11.local:backup"] {
-        open();
-        browser.fill("[name=pattern]", pattern);
-        browser.click("form[action='/targets/allow'] button");
-        browser.wait_text(".notice", "may log in");
-    }
-    browser.click("a[href*='pattern=iqn.2026-11.local']");
-    browser.wait_text("h1", "CHAP");
-    open();
-    browser.fill("[name=user]", "backup");
-    browser.fill("[name=secret]", "never-shown-again-1");
-    browser.fill("[name=mutual_user]", "array");
-    browser.fill("[name=mutual_secret]", "never-shown-again-2");
-    picture(browser, "chap");
-    browser.click("form button.primary");
-    browser.wait_text(".notice", "CHAP is set");
-    browser.wait_text("main", "backup, mutual array");
-
-    browser.click("a[href*='/targets/luns?']");
-    browser.wait_text("h1", "LUN 0: demo");
-    browser.click("[name=read_only]");
-    browser.fill("[name=initiators]", "iqn.1998-01.com.vmware:esx-?");
-    picture(browser, "lun");
-    browser.click("form button.primary");
-    browser.wait_text(".notice", "is read-only now");
-    open();
-    picture(browser, "targets");
-    let source = browser.script("return document.documentElement.outerHTML", &json!([]));
-    assert!(!source.to_string().contains("never-shown"), "a secret came back");
-
-    browser.click("a[href*='/targets/deny?'][href*='backup']");
-    browser.wait_text("main", "logged out at once");
-    picture(browser, "deny");
-    browser.click("#confirm");
-    browser.wait_text(".notice", "is gone");
-    browser.click("a[href*='/targets/deny?']");
-    browser.wait_text("main", "every initiator may log in");
-    browser.click("#confirm");
-    browser.wait_text(".notice", "is gone");
-    let target = fake.edit(|w| w.status.targets[0].clone());
-    assert!(target.initiators.is_empty() && target.luns[0].read_only);
-    assert_eq!(target.luns[0].initiators, [Pattern::typed("iqn.1998-01.com.vmware:esx-?")]);
 }
 
 fn pairing(browser: &Browser, fake: &Fake, url: &str) {

@@ -8,6 +8,7 @@ mod update;
 use crate::client::{Client, ClientError, Trust};
 use crate::text;
 use clap::{Args, Subcommand};
+use control::settings::Ports;
 use control::setup::Wanted;
 use control::targets::{BlockFormat, Presentation};
 use serde::Serialize;
@@ -63,7 +64,7 @@ enum Command {
     /// Nodes of the cluster
     #[command(subcommand, visible_alias = "member")]
     Node(NodeCommand),
-    /// Move the service of a volume to the other in-sync node
+    /// Move the service of a volume, and of all others of its primary, to the other in-sync node
     Handover {
         /// The volume
         volume: String,
@@ -177,15 +178,16 @@ enum NodeCommand {
     List,
     /// Make this node the first of a new cluster
     CreateCluster {
-        /// Where initiators will connect: ADDRESS:PORT (3260 is usual)
-        #[arg(long)]
+        /// Where initiators will connect: ADDRESS[:PORT], else port 3260
+        #[arg(long, value_parser = portal)]
         portal: SocketAddr,
     },
     /// Show a code with which one other node can pair with this one
     Offer,
     /// Add the node that shows a code to this node's cluster
     Pair {
-        /// Its cluster port: ADDRESS:PORT (7780 is usual)
+        /// Its cluster port: ADDRESS[:PORT], else port 7780
+        #[arg(value_parser = cluster_port)]
         address: SocketAddr,
         /// The code
         code: String,
@@ -203,6 +205,14 @@ enum NodeCommand {
         #[arg(long)]
         gateway: Option<IpAddr>,
     },
+}
+
+fn portal(text: &str) -> Result<SocketAddr, String> {
+    text::parse_address(text, 3260)
+}
+
+fn cluster_port(text: &str) -> Result<SocketAddr, String> {
+    text::parse_address(text, Ports::default().cluster)
 }
 
 /// What a command has to say.
@@ -258,6 +268,8 @@ fn connect(args: &CtlArguments) -> Result<Client, ClientError> {
         return Ok(Client::local(dir));
     };
     let trust = trust("--url needs --fingerprint SHA256", args.fingerprint.as_deref(), args.insecure)?;
+    // What can't be used is said before the password is asked for.
+    Client::remote(url, &args.user, "", trust.clone())?;
     Client::remote(url, &args.user, &password(args)?, trust)
 }
 
@@ -332,9 +344,7 @@ async fn execute(client: &Client, args: &CtlArguments) -> Result<Report, ClientE
         Command::Handover { volume, to } => {
             client.hand_over(volume, to.as_deref()).await?;
             let status = client.status().await?;
-            let primary =
-                status.volumes.iter().find(|v| v.name == *volume).and_then(|v| v.primary.as_deref());
-            Ok(Report::done(format!("{volume} is served by {} now\n", primary.unwrap_or("another node"))))
+            Ok(Report::done(output::handed_over(volume, &status)))
         }
         Command::Verify { volume } => Err(not_available(&format!("verify {volume}"))),
         Command::Events { after } => {
@@ -497,6 +507,7 @@ mod tests {
             "ctl target show iqn.2026-11.a:b",
             "ctl node create-cluster --portal 127.0.0.50:3260",
             "ctl node pair 127.0.0.12:7780 1-2",
+            "ctl node pair 127.0.0.12 1-2",
             "ctl member remove b",
             "ctl node remove b",
             "ctl node network 192.0.2.11/24 --gateway 192.0.2.1",
@@ -525,6 +536,9 @@ mod tests {
             "ctl update x.update --peer https://b=ab",
             "ctl volume create demo 1GiB --block-format 4kn",
             "ctl target change iqn.2026-11.a:b 0",
+            "ctl target map iqn.2026-11.a:b 16384 demo",
+            "ctl target unmap iqn.2026-11.a:b x",
+            "ctl node create-cluster --portal foo",
             "ctl target change iqn.2026-11.a:b 0 --writable --read-only",
             "ctl target chap iqn.2026-11.a:b",
             "ctl target chap iqn.2026-11.a:b --user u --off",
@@ -541,5 +555,12 @@ mod tests {
         let args = parse("ctl --url https://127.0.0.1:1 status").unwrap();
         let error = connect(&args).map(|_| ()).unwrap_err();
         assert!(error.message.contains("--fingerprint"), "{}", error.message);
+        for (line, said) in [
+            ("ctl --url http://h --insecure --password-file /none status", "https://HOST"),
+            ("ctl --url https://h --fingerprint 00 --password-file /none status", "SHA-256"),
+        ] {
+            let error = connect(&parse(line).unwrap()).map(|_| ()).unwrap_err();
+            assert!(error.message.contains(said), "{}", error.message);
+        }
     }
 }

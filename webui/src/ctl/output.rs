@@ -3,7 +3,8 @@
 use crate::text;
 use crate::views::words;
 use control::api::{
-    ChapStatus, Event, MemberStatus, SessionStatus, Status, TargetStatus, VolumeStatus, redundancy,
+    ChapStatus, Event, MemberStatus, SessionStatus, Status, TargetStatus, VolumeStatus, moving_with,
+    redundancy,
 };
 use control::names::Pattern;
 use control::service::ServiceStatus;
@@ -77,6 +78,18 @@ pub(super) fn status(status: &Status) -> String {
     out
 }
 
+/// Who serves `volume` now, and what else: all volumes of a primary move together.
+pub(super) fn handed_over(volume: &str, status: &Status) -> String {
+    let Some(moved) = status.volumes.iter().find(|v| v.name == volume) else {
+        return format!("{volume} is handed over\n");
+    };
+    let by = moved.primary.as_deref().unwrap_or("another node");
+    match moving_with(&status.volumes, moved).as_slice() {
+        [_] => format!("{volume} is served by {by} now\n"),
+        all => format!("{} are served by {by} now\n", all.join(", ")),
+    }
+}
+
 pub(super) fn members(members: &[MemberStatus]) -> String {
     let rows: Vec<Vec<String>> = words::in_order(members)
         .into_iter()
@@ -139,7 +152,7 @@ pub(super) fn targets(targets: &[TargetStatus], portal: Option<SocketAddr>) -> S
     let mut rows = Vec::new();
     for t in targets {
         let dash = || "-".to_owned();
-        let (allowed, proof) = (allowed(t), proof(t.chap.as_ref()));
+        let (allowed, proof) = (allowed(t), proof_in_short(t));
         if t.luns.is_empty() {
             rows.push(vec![t.iqn.clone(), dash(), dash(), dash(), allowed.clone(), proof.clone()]);
         }
@@ -177,6 +190,13 @@ fn proof(chap: Option<&ChapStatus>) -> String {
     }
 }
 
+/// CHAP of those who are allowed, in short.
+fn proof_in_short(target: &TargetStatus) -> String {
+    let mut rules = target.initiators.iter().map(|rule| rule.chap.as_ref().or(target.chap.as_ref()));
+    let first = rules.next().unwrap_or(target.chap.as_ref());
+    if rules.all(|other| other == first) { proof(first) } else { "differs by rule".to_owned() }
+}
+
 /// One target in full.
 pub(super) fn target(target: &TargetStatus, sessions: &[&SessionStatus]) -> String {
     let everyone = || "everyone".to_owned();
@@ -197,9 +217,8 @@ pub(super) fn target(target: &TargetStatus, sessions: &[&SessionStatus]) -> Stri
             vec![rule.pattern.to_string(), proof(chap)]
         })
         .collect();
-    if rules.is_empty() {
-        rules.push(vec![everyone(), proof(target.chap.as_ref())]);
-    }
+    let rest = if rules.is_empty() { "everyone" } else { "unless a rule has its own" };
+    rules.push(vec![rest.to_owned(), proof(target.chap.as_ref())]);
     let sessions: Vec<Vec<String>> =
         sessions.iter().map(|s| vec![s.initiator.clone(), s.address.to_string(), s.node.clone()]).collect();
     [
@@ -233,6 +252,31 @@ pub(super) fn events(events: &[Event]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use control::api::{IsSet, RuleStatus};
+
+    #[test]
+    fn chap_is_shown_as_it_is_asked_for() {
+        let chap = |user: &str| ChapStatus { user: user.into(), secret: IsSet::Set, mutual: None };
+        let rule = |text: &str, chap: Option<ChapStatus>| RuleStatus { pattern: Pattern::typed(text), chap };
+        let with = |initiators| TargetStatus {
+            iqn: "iqn.2026-11.x:t".into(),
+            luns: vec![],
+            initiators,
+            chap: Some(chap("whole")),
+        };
+        for (rules, short) in [
+            (vec![], "user whole"),
+            (vec![rule("iqn.a*", None)], "user whole"),
+            (vec![rule("iqn.a*", Some(chap("own")))], "user own"),
+            (vec![rule("iqn.a*", Some(chap("own"))), rule("iqn.b*", None)], "differs by rule"),
+        ] {
+            let target = with(rules);
+            assert_eq!(proof_in_short(&target), short);
+            let full = super::target(&target, &[]);
+            assert!(full.contains("user whole"), "{full}");
+            assert_eq!(full.contains("user own"), target.initiators.iter().any(|r| r.chap.is_some()));
+        }
+    }
 
     #[test]
     fn columns_are_aligned() {

@@ -4,7 +4,7 @@ use super::{Report, output};
 use crate::client::{Client, ClientError};
 use clap::{ArgGroup, Args, Subcommand};
 use control::names::{Pattern, normal};
-use control::targets::{Chap, Login, Secret};
+use control::targets::{Chap, Login, MAX_LUN, Secret};
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub(super) enum TargetCommand {
         /// iSCSI name: iqn.YYYY-MM.domain:text, eui. or naa.
         iqn: String,
     },
-    /// Delete a target
+    /// Delete a target that has no LUN
     Delete {
         /// iSCSI name
         iqn: String,
@@ -37,6 +37,7 @@ pub(super) enum TargetCommand {
         /// iSCSI name
         iqn: String,
         /// 0 to 16383
+        #[arg(value_parser = lun)]
         lun: u16,
         /// The volume
         volume: String,
@@ -53,6 +54,7 @@ pub(super) enum TargetCommand {
         /// iSCSI name
         iqn: String,
         /// The LUN
+        #[arg(value_parser = lun)]
         lun: u16,
         /// Refuse writes
         #[arg(long, group = "change", conflicts_with = "writable")]
@@ -78,6 +80,7 @@ pub(super) enum TargetCommand {
         /// iSCSI name
         iqn: String,
         /// The LUN
+        #[arg(value_parser = lun)]
         lun: u16,
     },
     /// Let initiators log in; the first rule shuts out everyone whom no rule covers
@@ -128,6 +131,11 @@ pub(super) struct ChapArguments {
     off: bool,
 }
 
+fn lun(text: &str) -> Result<u16, String> {
+    let lun = text.parse().ok().filter(|lun| *lun <= MAX_LUN);
+    lun.ok_or_else(|| format!("a LUN is a number from 0 to {MAX_LUN}"))
+}
+
 fn patterns(texts: &[String]) -> Vec<Pattern> {
     texts.iter().map(|text| Pattern::typed(text)).collect()
 }
@@ -142,7 +150,7 @@ pub(super) async fn run(client: &Client, command: &TargetCommand) -> Result<Repo
         TargetCommand::Show { iqn } => show(client, iqn).await,
         TargetCommand::Create { iqn } => {
             client.create_target(iqn).await?;
-            Ok(Report::done(format!("created target {iqn}\n")))
+            Ok(Report::done(format!("created target {}\n", normal(iqn))))
         }
         TargetCommand::Delete { iqn } => {
             client.delete_target(iqn).await?;

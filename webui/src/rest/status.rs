@@ -1,6 +1,6 @@
 //! What is.
 
-use super::extract::{Path, Query};
+use super::extract::{NoQuery, Path, Query};
 use crate::app::Shared;
 use crate::errors::ApiError;
 use crate::logs;
@@ -24,7 +24,11 @@ pub(super) async fn services(State(app): State<Shared>) -> Result<Json<Vec<Servi
 }
 
 /// The end of a service's log, as text.
-pub(super) async fn log(State(app): State<Shared>, Path(name): Path<String>) -> Result<String, ApiError> {
+pub(super) async fn log(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<String, ApiError> {
     logs::of_service(&app.dir, &name, LOG_BYTES)
 }
 

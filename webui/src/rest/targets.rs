@@ -74,7 +74,7 @@ pub(super) async fn create(State(app): State<Shared>, Body(new): Body<NewTarget>
     Ok((StatusCode::CREATED, DONE))
 }
 
-/// Deletes a target.
+/// Deletes a target that has no LUN.
 pub(super) async fn delete(State(app): State<Shared>, Path(iqn): Path<String>) -> DoneAnswer {
     app.command(&Command::DeleteTarget { iqn }).await?;
     Ok(DONE)

@@ -5,10 +5,12 @@ use super::error::PageError;
 use super::form::Signed;
 use super::panels;
 use super::shell::{Shell, Tab};
-use super::targets::find;
-use super::{Page, Viewer, back, html};
+use super::targets::{find, on_page};
+use super::{Page, Viewer, back, back_or_again, html};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
+use crate::sessions::Typed;
+use crate::text::segment;
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Query, State};
@@ -43,8 +45,9 @@ pub(super) async fn allow(
 ) -> Response {
     let pattern = Pattern::typed(&new.pattern);
     let done = format!("{pattern} may log in to {}.", new.iqn);
+    let typed = on_page(&new.iqn, vec![("pattern", new.pattern)]);
     let outcome = app.command(&Command::AllowInitiator { iqn: new.iqn, pattern }).await;
-    back(&app, &viewer, "/targets", outcome, done)
+    back_or_again(&app, &viewer, "/targets", outcome, done, typed)
 }
 
 #[derive(Deserialize)]
@@ -65,7 +68,7 @@ pub(super) async fn ask_deny(
     let text = if last {
         vec![
             format!("It is the last rule of {iqn}: without it every initiator may log in."),
-            "To shut everyone out, delete the target instead.".to_owned(),
+            "To shut everyone out, take its LUNs away instead.".to_owned(),
         ]
     } else {
         vec![
@@ -169,6 +172,12 @@ pub(super) async fn set_chap(
         Some(_) => format!("CHAP of its own is off for {whose}."),
         None => format!("CHAP is set for {whose}. It counts from the next login on."),
     };
+    let rule = new.pattern.as_ref().map_or_else(String::new, |p| format!("&pattern={}", segment(p)));
+    let typed = Typed {
+        page: format!("/targets/chap?iqn={}{rule}", segment(&new.iqn)),
+        form: "chap".to_owned(),
+        fields: vec![("user", new.user.clone()), ("mutual_user", new.mutual_user.clone())],
+    };
     let outcome = match read(&new) {
         Ok(chap) => {
             let pattern = new.pattern.as_deref().map(Pattern::typed);
@@ -176,7 +185,7 @@ pub(super) async fn set_chap(
         }
         Err(error) => Err(error),
     };
-    back(&app, &viewer, "/targets", outcome, done)
+    back_or_again(&app, &viewer, "/targets", outcome, done, typed)
 }
 
 fn read(new: &NewChap) -> Result<Option<Chap>, ApiError> {

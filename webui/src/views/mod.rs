@@ -25,7 +25,7 @@ pub(crate) mod words;
 use crate::app::Shared;
 use crate::errors::ErrorKind;
 use crate::guard;
-use crate::sessions::{Notice, SessionId};
+use crate::sessions::{Notice, SessionId, Typed};
 use crate::setup;
 use crate::sse;
 use axum::Router;
@@ -140,9 +140,25 @@ fn back<T>(
     done: String,
 ) -> Response {
     let notice = match outcome {
-        Ok(_) => Notice { failed: false, text: done },
-        Err(error) => Notice { failed: true, text: error.message },
+        Ok(_) => Notice { failed: false, text: done, typed: None },
+        Err(error) => Notice { failed: true, text: error.message, typed: None },
     };
     app.sessions.leave_notice(viewer.id, notice);
     Redirect::to(path).into_response()
+}
+
+/// Likewise, but if it was refused, back to the form, filled in as it was.
+fn back_or_again<T>(
+    app: &Shared,
+    viewer: &Viewer,
+    path: &str,
+    outcome: Result<T, crate::errors::ApiError>,
+    done: String,
+    typed: Typed,
+) -> Response {
+    let Err(error) = outcome else { return back(app, viewer, path, outcome, done) };
+    let page = typed.page.clone();
+    let notice = Notice { failed: true, text: error.message, typed: Some(typed) };
+    app.sessions.leave_notice(viewer.id, notice);
+    Redirect::to(&page).into_response()
 }

@@ -5,9 +5,10 @@ use super::error::PageError;
 use super::form::Signed;
 use super::panels::{self, Panels};
 use super::shell::{Shell, Tab};
-use super::{Page, Viewer, back, html, words};
+use super::{Page, Viewer, back, back_or_again, html, words};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
+use crate::sessions::Typed;
 use crate::text::{self, segment};
 use askama::Template;
 use axum::Extension;
@@ -16,7 +17,7 @@ use axum::response::Response;
 use control::api::{Answer, Command, Status, redundancy};
 use control::settings::Role;
 use serde::Deserialize;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 #[derive(Template)]
 #[template(path = "nodes.html")]
@@ -24,6 +25,8 @@ struct NodesPage {
     shell: Shell,
     panels: Panels,
     in_cluster: bool,
+    /// Nothing can be decided without.
+    quorum: bool,
     /// The other members: name, and where to remove it.
     others: Vec<(String, String)>,
     known: bool,
@@ -44,6 +47,7 @@ fn show(app: &Shared, viewer: &Viewer, offer: Option<Offer>) -> Page {
         shell: Shell::new(app, viewer, Tab::Nodes, "Nodes"),
         panels: panels::render(&seen)?,
         in_cluster: status.is_some_and(|s| s.cluster.is_some()),
+        quorum: status.and_then(|s| s.cluster.as_ref()).is_some_and(|c| c.quorum),
         others: status.map(others).unwrap_or_default(),
         known: status.is_some(),
         offer,
@@ -63,18 +67,13 @@ pub(super) async fn page(State(app): State<Shared>, Extension(viewer): Extension
     show(&app, &viewer, None)
 }
 
-/// `10.0.0.5` or `10.0.0.5:7780`, `fe80::1` or `[fe80::1]:7780`.
 fn address(text: &str, default_port: u16) -> Result<SocketAddr, ApiError> {
-    let text = text.trim();
-    let whole = text.parse().ok();
-    whole.or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, default_port))).ok_or_else(
-        || {
-            ApiError::new(
-                ErrorKind::Invalid,
-                format!("{text:?} is no address; examples: 10.0.0.5, 10.0.0.5:{default_port}"),
-            )
-        },
-    )
+    text::parse_address(text, default_port).map_err(|reason| ApiError::new(ErrorKind::Invalid, reason + "."))
+}
+
+/// The forms of the page have one field each that is no secret.
+fn on_page(field: (&'static str, String)) -> Typed {
+    Typed { page: "/nodes".to_owned(), form: "node".to_owned(), fields: vec![field] }
 }
 
 #[derive(Deserialize)]
@@ -92,7 +91,9 @@ pub(super) async fn create_cluster(
         Ok(portal) => app.command(&Command::CreateCluster { portal }).await,
         Err(error) => Err(error),
     };
-    back(&app, &viewer, "/nodes", outcome, "The cluster is created. Add the other nodes now.".to_owned())
+    let typed = on_page(("portal", new.portal));
+    let done = "The cluster is created. Add the other nodes now.".to_owned();
+    back_or_again(&app, &viewer, "/nodes", outcome, done, typed)
 }
 
 #[derive(Deserialize)]
@@ -131,7 +132,8 @@ pub(super) async fn pair(
         Ok(address) => app.command(&Command::Pair { address, code: join.code.trim().to_owned() }).await,
         Err(error) => Err(error),
     };
-    back(&app, &viewer, "/nodes", outcome, format!("The node at {} is in the cluster.", join.address.trim()))
+    let done = format!("The node at {} is in the cluster.", join.address.trim());
+    back_or_again(&app, &viewer, "/nodes", outcome, done, on_page(("address", join.address)))
 }
 
 /// Asks before a node is removed.
@@ -189,19 +191,4 @@ pub(super) async fn remove(
         Err(ApiError::new(ErrorKind::Invalid, text))
     };
     back(&app, &viewer, "/nodes", outcome, format!("Node {name} is no member any more."))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_may_be_left_out() {
-        for (text, expected) in
-            [("10.0.0.5", "10.0.0.5:7780"), (" 10.0.0.5:9 ", "10.0.0.5:9"), ("::1", "[::1]:7780")]
-        {
-            assert_eq!(address(text, 7780).unwrap().to_string(), expected);
-        }
-        assert!(address("esx1", 7780).is_err());
-    }
 }

@@ -6,7 +6,9 @@ use super::{releases, rollout};
 use crate::text;
 use crate::watch::Snapshot;
 use askama::Template;
-use control::api::{ClusterStatus, Event, MemberStatus, ResyncStatus, Status, VolumeState, VolumeStatus};
+use control::api::{
+    ClusterStatus, Event, MemberStatus, ResyncStatus, Status, VolumeState, VolumeStatus, successor,
+};
 use control::service::ServiceStatus;
 use control::settings::Role;
 
@@ -219,7 +221,7 @@ pub(crate) fn render(seen: &Snapshot) -> Result<Panels, askama::Error> {
         }
         .render()?,
         volumes: VolumesPanel {
-            volumes: volumes.iter().map(|v| VolumeCard::of(v, stale.is_some())).collect(),
+            volumes: volumes.iter().map(|v| VolumeCard::of(v, volumes, stale.is_some())).collect(),
             stale: stale.clone(),
             known: status.is_some(),
         }
@@ -259,13 +261,12 @@ fn facts(cluster: &ClusterStatus) -> ClusterFacts {
 }
 
 impl VolumeCard {
-    pub(crate) fn of(volume: &VolumeStatus, stale: bool) -> Self {
+    pub(crate) fn of(volume: &VolumeStatus, all: &[VolumeStatus], stale: bool) -> Self {
         let served = volume.primary.as_deref().filter(|_| {
             matches!(volume.state, VolumeState::Healthy | VolumeState::Degraded | VolumeState::Resyncing)
         });
         let mut copies: Vec<&String> = volume.replicas.iter().collect();
         copies.sort();
-        let other_in_sync = volume.in_sync.iter().any(|n| Some(n.as_str()) != volume.primary.as_deref());
         Self {
             name: volume.name.clone(),
             path: format!("/volumes/{}", text::segment(&volume.name)),
@@ -279,7 +280,7 @@ impl VolumeCard {
                 .verify
                 .as_ref()
                 .map(|v| format!("Verify: {} % compared, {} differing blocks", v.percent, v.mismatches)),
-            can_hand_over: !stale && served.is_some() && other_in_sync,
+            can_hand_over: !stale && served.is_some() && successor(all, volume).is_some(),
         }
     }
 }

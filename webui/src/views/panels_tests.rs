@@ -116,6 +116,23 @@ fn stale_panels_say_so_and_offer_no_hand_over() {
     assert!(fresh.headline.contains("Majority present") && !stale.headline.contains("Majority present"));
 }
 
+/// All volumes of a primary move together.
+#[test]
+fn a_hand_over_is_offered_only_where_it_can_be_done() {
+    let both = || vec!["a".to_owned(), "b".to_owned()];
+    let two = |in_sync: Vec<String>| {
+        with(|s| {
+            s.volumes = vec![
+                VolumeStatus { in_sync: both(), ..volume("v", VolumeState::Healthy) },
+                VolumeStatus { in_sync, ..volume("w", VolumeState::Healthy) },
+            ];
+        })
+    };
+    assert!(render(&two(both())).unwrap().volumes.contains("/volumes/v/handover"));
+    let held_back = render(&two(vec!["a".into()])).unwrap();
+    assert!(!held_back.volumes.contains("/handover") && held_back.volumes.contains("no hand-over"));
+}
+
 #[test]
 fn names_are_escaped() {
     let panels = render(&with(|s| s.problems.push("<script>alert(1)</script>".into()))).unwrap();

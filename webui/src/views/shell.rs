@@ -74,6 +74,12 @@ impl Shell {
         }
     }
 
+    /// What stood in `field` of `form`, if that was just refused. Called by the templates.
+    pub(super) fn typed(&self, form: &str, field: &str) -> Option<&str> {
+        let typed = self.notice.as_ref()?.typed.as_ref().filter(|typed| typed.form == form)?;
+        typed.fields.iter().find(|(name, _)| *name == field).map(|(_, text)| text.as_str())
+    }
+
     /// Loads itself anew without script.
     pub(super) fn reloading(self, reload_s: u32) -> Self {
         Self { reload_s, ..self }

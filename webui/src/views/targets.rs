@@ -5,9 +5,11 @@ use super::error::PageError;
 use super::form::Signed;
 use super::panels::{self, Panels};
 use super::shell::{Shell, Tab};
-use super::{Page, Viewer, back, html, words};
+use super::{Page, Viewer, back, back_or_again, html, words};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
+use crate::sessions::Typed;
+use crate::text::segment;
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Query, State};
@@ -23,7 +25,10 @@ struct TargetsPage {
     panels: Panels,
     targets: Vec<TargetStatus>,
     sessions: Vec<SessionStatus>,
+    /// Those that are no LUN yet.
     volumes: Vec<String>,
+    /// There are others.
+    mapped: bool,
     stale: Option<String>,
 }
 
@@ -44,8 +49,10 @@ pub(super) async fn page(State(app): State<Shared>, Extension(viewer): Extension
     let stale = panels::stale_mark(&seen);
     let (targets, volumes, sessions) =
         seen.status.map(|s| (s.targets, s.volumes, s.sessions)).unwrap_or_default();
-    let volumes = volumes.into_iter().map(|v| v.name).collect();
-    html(&TargetsPage { shell, panels, targets, sessions, volumes, stale })
+    let mapped = |name: &str| targets.iter().flat_map(|t| &t.luns).any(|lun| lun.volume == name);
+    let (used, free): (Vec<_>, Vec<_>) = volumes.into_iter().map(|v| v.name).partition(|name| mapped(name));
+    let (volumes, mapped) = (free, !used.is_empty());
+    html(&TargetsPage { shell, panels, targets, sessions, volumes, mapped, stale })
 }
 
 /// The target of that name.
@@ -67,7 +74,9 @@ pub(super) async fn create(
 ) -> Response {
     let iqn = normal(&new.iqn);
     let outcome = app.command(&Command::CreateTarget { iqn: iqn.clone() }).await;
-    back(&app, &viewer, "/targets", outcome, format!("Target {iqn} is created. Give it a LUN now."))
+    let typed = on_page("target", vec![("iqn", new.iqn)]);
+    let done = format!("Target {iqn} is created. Give it a LUN now.");
+    back_or_again(&app, &viewer, "/targets", outcome, done, typed)
 }
 
 #[derive(Deserialize)]
@@ -80,6 +89,11 @@ pub(super) struct NewLun {
     read_only: Option<String>,
     #[serde(default)]
     initiators: String,
+}
+
+/// A form of the page: a target's are told apart by its name.
+pub(super) fn on_page(form: &str, fields: Vec<(&'static str, String)>) -> Typed {
+    Typed { page: "/targets".to_owned(), form: form.to_owned(), fields }
 }
 
 fn lun_number(text: &str) -> Result<u16, ApiError> {
@@ -102,6 +116,13 @@ pub(super) async fn map(
     Signed(new): Signed<NewLun>,
 ) -> Response {
     let done = format!("Volume {} is LUN {} now.", new.volume, new.lun.trim());
+    let mut fields = vec![
+        ("lun", new.lun.clone()),
+        ("volume", new.volume.clone()),
+        ("initiators", new.initiators.clone()),
+    ];
+    fields.extend(new.read_only.clone().map(|yes| ("read_only", yes)));
+    let typed = on_page(&new.iqn, fields);
     let outcome = match lun_number(&new.lun) {
         Ok(lun) => {
             let (read_only, initiators) = (new.read_only.is_some(), patterns(&new.initiators));
@@ -110,7 +131,7 @@ pub(super) async fn map(
         }
         Err(error) => Err(error),
     };
-    back(&app, &viewer, "/targets", outcome, done)
+    back_or_again(&app, &viewer, "/targets", outcome, done, typed)
 }
 
 #[derive(Deserialize)]
@@ -156,6 +177,14 @@ pub(super) async fn change(
 ) -> Response {
     let read_only = new.read_only.is_some();
     let done = format!("LUN {} of {} is {} now.", new.lun.trim(), new.iqn, words::access(read_only));
+    let typed = Typed {
+        page: format!("/targets/luns?iqn={}&lun={}", segment(&new.iqn), segment(new.lun.trim())),
+        form: "lun".to_owned(),
+        fields: vec![
+            ("initiators", new.initiators.clone()),
+            ("read_only", new.read_only.clone().unwrap_or_default()),
+        ],
+    };
     let outcome = match lun_number(&new.lun) {
         Ok(lun) => {
             let (read_only, initiators) = (Some(read_only), Some(patterns(&new.initiators)));
@@ -163,7 +192,7 @@ pub(super) async fn change(
         }
         Err(error) => Err(error),
     };
-    back(&app, &viewer, "/targets", outcome, done)
+    back_or_again(&app, &viewer, "/targets", outcome, done, typed)
 }
 
 #[derive(Deserialize)]

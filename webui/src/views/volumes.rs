@@ -5,16 +5,17 @@ use super::error::PageError;
 use super::form::Signed;
 use super::panels::{self, Panels, VolumeCard};
 use super::shell::{Shell, Tab};
-use super::{Page, Viewer, back, html};
+use super::{Page, Viewer, back, back_or_again, html};
 use crate::app::Shared;
 use crate::errors::{ApiError, ErrorKind};
+use crate::sessions::Typed;
 use crate::text::{self, segment};
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use base::ByteCount;
-use control::api::{Command, Status, VolumeStatus};
+use control::api::{Command, Status, VolumeStatus, moving_with, successor};
 use control::settings::Role;
 use control::targets::{BlockFormat, Presentation};
 use serde::Deserialize;
@@ -98,7 +99,7 @@ pub(super) async fn detail(
         .collect();
     html(&VolumePage {
         shell: Shell::new(&app, &viewer, Tab::Volumes, &format!("Volume {name}")).reloading(5),
-        card: VolumeCard::of(volume, seen.is_stale()),
+        card: VolumeCard::of(volume, seen.status.as_ref().map_or(&[], |s| &s.volumes), seen.is_stale()),
         meaning: super::words::volume(volume.state).meaning,
         bytes: volume.size.0,
         dirty: volume.dirty,
@@ -135,6 +136,16 @@ pub(super) struct NewVolume {
     no_thin: Option<String>,
 }
 
+impl NewVolume {
+    fn typed(&self) -> Typed {
+        let format = self.block_format.word().to_owned();
+        let mut fields =
+            vec![("name", self.name.clone()), ("size", self.size.clone()), ("block_format", format)];
+        fields.extend(self.no_thin.clone().map(|yes| ("no_thin", yes)));
+        Typed { page: "/volumes".to_owned(), form: "volume".to_owned(), fields }
+    }
+}
+
 /// Creates one.
 pub(super) async fn create(
     State(app): State<Shared>,
@@ -142,6 +153,7 @@ pub(super) async fn create(
     Signed(new): Signed<NewVolume>,
 ) -> Response {
     let name = new.name.trim().to_owned();
+    let typed = new.typed();
     let outcome = match text::parse_size(&new.size) {
         Ok(size) => {
             let presentation = Presentation { block_format: new.block_format, thin: new.no_thin.is_none() };
@@ -149,13 +161,8 @@ pub(super) async fn create(
         }
         Err(message) => Err(ApiError::new(ErrorKind::Invalid, format!("{message}."))),
     };
-    back(
-        &app,
-        &viewer,
-        "/volumes",
-        outcome,
-        format!("Volume {name} is created. Give it a LUN on the Targets page."),
-    )
+    let done = format!("Volume {name} is created. Give it a LUN on the Targets page.");
+    back_or_again(&app, &viewer, "/volumes", outcome, done, typed)
 }
 
 #[derive(Deserialize)]
@@ -176,7 +183,8 @@ pub(super) async fn grow(
     };
     let page = format!("/volumes/{}", segment(&name));
     let done = format!("Volume {name} grows. When it has its new size, rescan the storage on your hosts.");
-    back(&app, &viewer, &page, outcome, done)
+    let typed = Typed { page: page.clone(), form: "growth".to_owned(), fields: vec![("size", form.size)] };
+    back_or_again(&app, &viewer, &page, outcome, done, typed)
 }
 
 /// Asks before a hand-over.
@@ -187,22 +195,27 @@ pub(super) async fn ask_hand_over(
 ) -> Page {
     let seen = app.seen();
     let volume = find(seen.status.as_ref(), &name)?;
-    let from = volume.primary.as_deref();
-    let Some(to) = volume.in_sync.iter().find(|n| Some(n.as_str()) != from) else {
+    let volumes = seen.status.as_ref().map_or(&[][..], |s| &s.volumes);
+    let moving = moving_with(volumes, volume);
+    let Some(to) = successor(volumes, volume) else {
         let text =
-            format!("No other node is in sync with volume {name}, so there is nobody to hand it over to.");
+            format!("No other node has {} in sync, so there is nobody to hand over to.", moving.join(", "));
         return Err(PageError::new(ErrorKind::Refused, text));
     };
-    let from = from.unwrap_or("no node");
+    let from = volume.primary.as_deref().unwrap_or("no node");
+    let what = match moving.as_slice() {
+        [_] => "the volume".to_owned(),
+        all => format!("{}: all of them move, as hosts reach them at one address", all.join(", ")),
+    };
     html(&Confirm {
         shell: Shell::new(&app, &viewer, Tab::Volumes, &format!("Hand {name} over to node {to}?")),
         text: vec![
-            format!("Node {from} finishes and flushes what it was given, then node {to} serves the volume."),
-            "Initiators pause for a moment and reconnect at the same address. Both copies stay in sync; no data moves."
+            format!("Node {from} finishes and flushes what it was given, then node {to} serves {what}."),
+            "Initiators pause for a moment and reconnect at the same address. The copies stay in sync; no data moves."
                 .to_owned(),
         ],
         action: format!("/volumes/{}/handover", segment(&name)),
-        fields: vec![("to", to.clone())],
+        fields: vec![("to", to.to_owned())],
         typed: None,
         button: format!("Hand over to {to}"),
         danger: false,
@@ -222,7 +235,13 @@ pub(super) async fn hand_over(
     Path(volume): Path<String>,
     Signed(form): Signed<HandOver>,
 ) -> Response {
-    let done = format!("Volume {volume} is served by node {} now.", form.to);
+    let seen = app.seen();
+    let volumes = seen.status.as_ref().map_or(&[][..], |s| &s.volumes);
+    let moving = volumes.iter().find(|v| v.name == volume).map_or(vec![], |v| moving_with(volumes, v));
+    let done = match moving.as_slice() {
+        [] | [_] => format!("Volume {volume} is served by node {} now.", form.to),
+        all => format!("Volumes {} are served by node {} now.", all.join(", "), form.to),
+    };
     let outcome = app.command(&Command::HandOver { volume, to: Some(form.to) }).await;
     back(&app, &viewer, "/", outcome, done)
 }

@@ -44,7 +44,7 @@ pub(crate) fn volume(state: VolumeState) -> State {
                       up-to-date copy are back.",
         },
         VolumeState::Offline => {
-            State { word: "Offline", tone: "quiet", meaning: "Not served, and no node tries to." }
+            State { word: "Offline", tone: "bad", meaning: "Not served, and no node tries to." }
         }
     }
 }

@@ -364,12 +364,17 @@ fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, St
             format!("Target {iqn} was created.")
         }
         Command::DeleteTarget { iqn } => {
-            let at = status.targets.iter().position(|t| t.iqn == iqn);
-            status.targets.remove(at.ok_or_else(|| missing("target", &iqn))?);
+            if !target(status, &iqn)?.luns.is_empty() {
+                return Err(("in_use", format!("Target {iqn} has LUNs; take them away first.")));
+            }
+            status.targets.retain(|t| t.iqn != iqn);
             format!("Target {iqn} was deleted.")
         }
         Command::MapLun { iqn, lun, volume, read_only, initiators } => {
             let luns = &mut target(status, &iqn)?.luns;
+            if luns.iter().any(|l| l.lun == lun) {
+                return Err(("exists", format!("Target {iqn} has a LUN {lun} already.")));
+            }
             luns.push(LunStatus { lun, volume: volume.clone(), read_only, initiators });
             format!("Volume {volume} is LUN {lun} of {iqn}.")
         }

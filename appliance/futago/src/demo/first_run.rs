@@ -9,17 +9,25 @@ use anyhow::{Context, bail};
 use base::ByteCount;
 use control::api::{Answer, Command, Status};
 use control::targets::Presentation;
+use webui::client::{Client, Trust};
+use webui::errors::ErrorKind;
 use webui::upstream::Upstream;
 
-use super::layout::{self, DemoNode, IQN, NODES, VOLUME};
+use super::layout::{self, DemoNode, IQN, NODES, USER, VOLUME};
 
 /// How long a node's services may take to answer.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The password of this demo's consoles, for `demo.json` (0600).
 const PASSWORD_FILE: &str = "password";
 
+/// The password that the demo made for its consoles, and the nodes that were given another since.
+pub(super) struct Password {
+    pub(super) text: String,
+    pub(super) changed_at: Vec<&'static str>,
+}
+
 /// Brings the nodes to a served volume; answers the console password.
-pub(super) async fn set_up(dir: &Path, size: ByteCount) -> anyhow::Result<String> {
+pub(super) async fn set_up(dir: &Path, size: ByteCount) -> anyhow::Result<Password> {
     let [first, others @ ..] = NODES;
     let upstream = Upstream::new(&first.dir(dir));
     let mut status = wait_status(&upstream, first).await?;
@@ -91,14 +99,23 @@ async fn wait_space(upstream: &Upstream, node: DemoNode, size: ByteCount) -> any
 async fn pair(upstream: &Upstream, dir: &Path, node: DemoNode) -> anyhow::Result<()> {
     let offering = Upstream::new(&node.dir(dir));
     wait_status(&offering, node).await?;
-    let Answer::PairingCode { code, .. } = command(&offering, &Command::OfferPairing).await? else {
-        bail!("no pairing code");
+    let code = match offering.command(&Command::OfferPairing).await {
+        Ok(Answer::PairingCode { code, .. }) => code,
+        Ok(_) => bail!("no pairing code"),
+        Err(error) if error.kind == ErrorKind::Exists => {
+            let own = node.dir(dir);
+            bail!(
+                "{error}; if it was removed from the demo's, delete {} to have it as a new node",
+                own.display()
+            );
+        }
+        Err(error) => return Err(error.into()),
     };
     command(upstream, &Command::Pair { address: node.cluster_address(), code }).await.map(drop)
 }
 
 /// The console password: made once, told to each console that has none yet.
-async fn password(dir: &Path) -> anyhow::Result<String> {
+async fn password(dir: &Path) -> anyhow::Result<Password> {
     let path = dir.join(PASSWORD_FILE);
     let password = match fs::read_to_string(&path) {
         Ok(password) => password,
@@ -108,11 +125,17 @@ async fn password(dir: &Path) -> anyhow::Result<String> {
             password
         }
     };
-    for node in NODES.into_iter().filter(|node| node.web().is_some()) {
-        let client = webui::client::Client::local(&node.dir(dir));
+    let mut changed_at = Vec::new();
+    for node in NODES {
+        let Some(url) = node.web() else { continue };
+        let client = Client::local(&node.dir(dir));
         let deadline = Instant::now() + SERVICE_TIMEOUT;
         while let Err(error) = client.setup(&password).await {
             if error.is_done_already() {
+                let signed_in = Client::remote(&url, USER, &password, Trust::Anyone)?.services().await;
+                if signed_in.is_err_and(|error| error.kind == "unauthorized") {
+                    changed_at.push(node.name);
+                }
                 break;
             }
             if Instant::now() > deadline {
@@ -121,5 +144,5 @@ async fn password(dir: &Path) -> anyhow::Result<String> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    Ok(password)
+    Ok(Password { text: password, changed_at })
 }

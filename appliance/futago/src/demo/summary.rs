@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::first_run::Password;
 use super::layout::{self, IQN, NODES, USER, VOLUME};
 use super::processes;
 
@@ -46,14 +47,14 @@ fn nodes(dir: &Path) -> Vec<NodeSummary> {
 }
 
 /// Writes `demo.json`, then prints `READY` and what a person wants to know.
-pub(super) fn announce(dir: &Path, password: &str) -> anyhow::Result<()> {
+pub(super) fn announce(dir: &Path, password: &Password) -> anyhow::Result<()> {
     let summary = Summary {
         portal: layout::portal().to_string(),
         iqn: IQN.into(),
         lun: 0,
         volume: VOLUME.into(),
         user: USER.into(),
-        password: password.into(),
+        password: password.text.clone(),
         nodes: nodes(dir),
     };
     write(dir, &summary)?;
@@ -66,7 +67,10 @@ pub(super) fn announce(dir: &Path, password: &str) -> anyhow::Result<()> {
             println!("  console   {web}  (node {})", node.name);
         }
     }
-    println!("  login     {USER} / {password}");
+    println!("  login     {USER} / {}", password.text);
+    for node in &password.changed_at {
+        println!("            (but on node {node}: the password was changed there)");
+    }
     println!();
     println!("  connect   iscsi-inq iscsi://{}/{IQN}/0", summary.portal);
     let futago = std::env::current_exe()?;

@@ -39,6 +39,16 @@ fn three_nodes_pair_and_commit() {
     let portal = "127.1.20.50:3260".parse().unwrap();
     assert_eq!(nodes[1].fails(&Command::CreateCluster { portal }).0, "exists");
     assert_eq!(nodes[1].fails(&Command::OfferPairing).0, "exists");
+    // What can't be is said before anything of room.
+    for (name, size, said) in [("a b", 1, "a b"), ("v", 0, "0 bytes"), ("v", u64::MAX >> 20, "62 TiB")] {
+        let size = base::ByteCount::mib(size);
+        let (kind, message) = nodes[0].fails(&Command::CreateVolume {
+            name: name.into(),
+            size,
+            presentation: Default::default(),
+        });
+        assert!(kind == "invalid" && message.contains(said), "{message}");
+    }
     // No storage process, so no room for a volume.
     let volume = create_volume(1);
     let (kind, message) = nodes[0].fails(&volume);
