@@ -150,7 +150,11 @@ async fn write(mut writer: WriteHalf<TlsStream>, mut queue: mpsc::Receiver<Respo
 
 async fn handle(node: &Arc<Node>, peer: NodeId, request: Request) -> Response {
     match request {
-        Request::AppendEntries(rpc) => Response::AppendEntries(node.raft.append_entries(rpc).await),
+        Request::AppendEntries(rpc) => {
+            let committed = rpc.leader_commit.map_or(0, |committed| committed.index);
+            node.events.heard(committed, clock::now().boot, node.timing.raft_election_max);
+            Response::AppendEntries(node.raft.append_entries(rpc).await)
+        }
         Request::Vote(rpc) => Response::Vote(node.raft.vote(rpc).await),
         Request::InstallSnapshot(rpc) => Response::InstallSnapshot(node.raft.install_snapshot(rpc).await),
         Request::Propose(command) => {
