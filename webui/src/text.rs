@@ -1,6 +1,7 @@
 //! Times, sizes and durations as people read them.
 
 use base::ByteCount;
+use control::api::Event;
 use control::settings::Settings;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +21,11 @@ pub(crate) fn iso(at: u64) -> String {
 /// `2026-11-22 10:02:11 UTC`, for people.
 pub(crate) fn stamp(at: u64) -> String {
     iso(at).replace('T', " ").replace('Z', " UTC")
+}
+
+/// [`stamp`] of when it happened; `by …`: it may have been earlier.
+pub(crate) fn event_time(event: &Event) -> String {
+    if event.late { format!("by {}", stamp(event.at)) } else { stamp(event.at) }
 }
 
 /// `1 h 5 min`, `2 min 10 s`, `8 s`: the two largest units.
@@ -152,6 +158,9 @@ mod tests {
         assert_eq!(iso(0), "1970-01-01T00:00:00Z");
         assert_eq!(stamp(1_795_255_331), "2026-11-21 10:02:11 UTC");
         assert!(iso(u64::MAX).starts_with("9999"));
+        let event = |late| Event { number: 1, at: 0, late, severity: "info".into(), text: "x".into() };
+        assert_eq!(event_time(&event(false)), "1970-01-01 00:00:00 UTC");
+        assert_eq!(event_time(&event(true)), "by 1970-01-01 00:00:00 UTC");
         for (seconds, text) in
             [(0, "0 s"), (8, "8 s"), (130, "2 min 10 s"), (3600, "1 h"), (90_061, "1 d 1 h")]
         {

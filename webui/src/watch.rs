@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn event(number: u64, text: &str) -> Event {
-        Event { number, at: 7, severity: "info".into(), text: text.into() }
+        Event { number, at: 7, late: false, severity: "info".into(), text: text.into() }
     }
 
     #[test]

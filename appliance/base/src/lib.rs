@@ -14,6 +14,7 @@ extern crate alloc;
 mod bytes;
 pub mod formats;
 mod id;
+mod repeats;
 mod reservations;
 mod time;
 mod units;
@@ -23,6 +24,7 @@ mod volume;
 pub use bytes::{DecodeError, Reader, Writer, crc32c};
 pub use formats::{Format, Formats, Levels};
 pub use id::{ClusterId, InstanceId, NodeId, ReplicaId, SessionId, VolumeId};
+pub use repeats::Repeats;
 pub use reservations::{
     CommittedReservations, InitiatorPort, MAX_ISCSI_NAME_BYTES, MAX_REGISTRATIONS, Registration, Reservation,
     ReservationProposal, ReservationType, Reservations,

@@ -483,6 +483,9 @@ pub struct Event {
     pub number: u64,
     /// Seconds since the Unix epoch.
     pub at: u64,
+    /// It had happened by then: this node was away, and heard of it at that time. Left out if not.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub late: bool,
     /// `info`, `warning` or `error`.
     pub severity: String,
     /// A sentence.

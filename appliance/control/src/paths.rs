@@ -10,6 +10,8 @@ pub const IN_CLUSTER: &str = "in-cluster";
 pub const PASSWORD: &str = "password";
 /// Raft log and vote (redb).
 pub const RAFT_DB: &str = "raft.redb";
+/// This node's last events, a line of JSON each.
+pub const EVENTS: &str = "events.jsonl";
 /// Password hash, session secret, web certificate.
 pub const WEB_DIR: &str = "web";
 /// Sockets and pid files; empty after a reboot.

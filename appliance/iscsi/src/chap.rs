@@ -40,9 +40,37 @@ pub struct Nonce {
     pub challenge: [u8; 16],
 }
 
-/// The initiator failed to prove who it is, or broke the protocol.
+/// Why the initiator is not proved to be who it says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAuthentic;
+pub enum NotAuthentic {
+    /// It offers no hash that is known here.
+    NoHash,
+    /// A key is missing, malformed or out of order.
+    Malformed,
+    /// There is no such CHAP name.
+    UnknownName,
+    /// Its secret is another.
+    WrongSecret,
+    /// It wants to authenticate the target, which has no secret for that.
+    NoMutual,
+    /// It sends the target's challenge back, or both have the same secret.
+    Reflected,
+}
+
+impl NotAuthentic {
+    /// For people; follows the initiator's name.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NoHash => "offers no CHAP hash that is known here",
+            Self::Malformed => "sends CHAP keys that are missing, malformed or out of order",
+            Self::UnknownName => "gives a CHAP name that is not set here",
+            Self::WrongSecret => "has another CHAP secret",
+            Self::NoMutual => "wants mutual CHAP, which is not set here",
+            Self::Reflected => "sends the target's own challenge back, or has the same secret as the target",
+        }
+    }
+}
 
 /// One authentication.
 #[derive(Debug)]
@@ -85,7 +113,8 @@ impl Chap {
         match (self.step, find("CHAP_A"), find("CHAP_R")) {
             (Step::Algorithm, Some(algorithms), None) => {
                 // The initiator's order of preference counts (RFC 7143 §12.1.3, §6.2.1).
-                let chosen = algorithms.split(',').find_map(Algorithm::from_code).ok_or(NotAuthentic)?;
+                let chosen =
+                    algorithms.split(',').find_map(Algorithm::from_code).ok_or(NotAuthentic::NoHash)?;
                 text::push(out, "CHAP_A", chosen.code());
                 text::push(out, "CHAP_I", self.nonce.id);
                 text::push(out, "CHAP_C", Hex(&self.nonce.challenge));
@@ -93,19 +122,21 @@ impl Chap {
                 Ok(())
             }
             (Step::Response(algorithm), None, Some(response)) => {
-                let name = find("CHAP_N").ok_or(NotAuthentic)?;
-                let response = octets(response).ok_or(NotAuthentic)?;
+                let name = find("CHAP_N").ok_or(NotAuthentic::Malformed)?;
+                let response = octets(response).ok_or(NotAuthentic::Malformed)?;
                 let proven = self.candidates.iter().find(|candidate| {
                     let expected = algorithm.digest(self.nonce.id, &candidate.secret, &self.nonce.challenge);
                     candidate.name == name && bool::from(response.as_slice().ct_eq(&expected))
                 });
-                let proven = proven.ok_or(NotAuthentic)?;
+                let named = self.candidates.iter().any(|candidate| candidate.name == name);
+                let failure = if named { NotAuthentic::WrongSecret } else { NotAuthentic::UnknownName };
+                let proven = proven.ok_or(failure)?;
                 self.answer_mutual(proven, algorithm, find("CHAP_I"), find("CHAP_C"), out)?;
                 self.step = Step::Done;
                 Ok(())
             }
             (_, None, None) => Ok(()),
-            _ => Err(NotAuthentic),
+            _ => Err(NotAuthentic::Malformed),
         }
     }
 
@@ -121,14 +152,14 @@ impl Chap {
         let (id, challenge) = match (id, challenge) {
             (None, None) => return Ok(()),
             (Some(id), Some(challenge)) => (id, challenge),
-            _ => return Err(NotAuthentic),
+            _ => return Err(NotAuthentic::Malformed),
         };
-        let id = number(id).and_then(|id| u8::try_from(id).ok()).ok_or(NotAuthentic)?;
-        let challenge = octets(challenge).ok_or(NotAuthentic)?;
-        let (name, secret) = proven.mutual.as_ref().ok_or(NotAuthentic)?;
+        let id = number(id).and_then(|id| u8::try_from(id).ok()).ok_or(NotAuthentic::Malformed)?;
+        let challenge = octets(challenge).ok_or(NotAuthentic::Malformed)?;
+        let (name, secret) = proven.mutual.as_ref().ok_or(NotAuthentic::NoMutual)?;
         let same_secret = secret.as_slice().ct_eq(&proven.secret);
         if challenge == self.nonce.challenge || bool::from(same_secret) {
-            return Err(NotAuthentic);
+            return Err(NotAuthentic::Reflected);
         }
         text::push(out, "CHAP_N", name);
         text::push(out, "CHAP_R", Hex(&algorithm.digest(id, secret, &challenge)));
@@ -266,9 +297,13 @@ mod tests {
         let mut good = chap(false);
         assert_eq!(good.keys(&[("CHAP_N", "user"), ("CHAP_R", &response())], &mut Vec::new()), Ok(()));
         assert!(good.is_done());
-        for (name, value) in [("user", "0x00"), ("other", response().as_str()), ("user", "secret-secret")] {
+        for (name, value, failure) in [
+            ("user", "0x00", NotAuthentic::WrongSecret),
+            ("other", response().as_str(), NotAuthentic::UnknownName),
+            ("user", "secret-secret", NotAuthentic::Malformed),
+        ] {
             let mut bad = chap(false);
-            assert_eq!(bad.keys(&[("CHAP_N", name), ("CHAP_R", value)], &mut Vec::new()), Err(NotAuthentic));
+            assert_eq!(bad.keys(&[("CHAP_N", name), ("CHAP_R", value)], &mut Vec::new()), Err(failure));
             assert!(!bad.is_done());
         }
     }
@@ -283,8 +318,8 @@ mod tests {
         let mirror = format!("0x{}", "a5".repeat(16));
         let keys =
             [("CHAP_N", "user"), ("CHAP_R", &response()), ("CHAP_I", "7"), ("CHAP_C", mirror.as_str())];
-        assert_eq!(chap(true).keys(&keys, &mut Vec::new()), Err(NotAuthentic));
-        assert_eq!(chap(false).keys(&keys, &mut Vec::new()), Err(NotAuthentic));
+        assert_eq!(chap(true).keys(&keys, &mut Vec::new()), Err(NotAuthentic::Reflected));
+        assert_eq!(chap(false).keys(&keys, &mut Vec::new()), Err(NotAuthentic::NoMutual));
     }
 
     #[test]
@@ -308,9 +343,12 @@ mod tests {
     fn steps_out_of_order_fail() {
         let credentials = Credentials { name: "u".into(), secret: b"s".to_vec(), mutual: None };
         let mut early = Chap::new([credentials.clone()].to_vec(), NONCE);
-        assert_eq!(early.keys(&[("CHAP_N", "u"), ("CHAP_R", "0x00")], &mut Vec::new()), Err(NotAuthentic));
+        assert_eq!(
+            early.keys(&[("CHAP_N", "u"), ("CHAP_R", "0x00")], &mut Vec::new()),
+            Err(NotAuthentic::Malformed)
+        );
         let mut sha_1_only = Chap::new([credentials].to_vec(), NONCE);
-        assert_eq!(sha_1_only.keys(&[("CHAP_A", "6")], &mut Vec::new()), Err(NotAuthentic));
+        assert_eq!(sha_1_only.keys(&[("CHAP_A", "6")], &mut Vec::new()), Err(NotAuthentic::NoHash));
     }
 
     #[test]
@@ -320,7 +358,7 @@ mod tests {
         }
         for unknown in ["56", "", "6,8"] {
             let mut chap = Chap::new([credentials(None)].to_vec(), NONCE);
-            assert_eq!(chap.keys(&[("CHAP_A", unknown)], &mut Vec::new()), Err(NotAuthentic));
+            assert_eq!(chap.keys(&[("CHAP_A", unknown)], &mut Vec::new()), Err(NotAuthentic::NoHash));
         }
     }
 
@@ -345,14 +383,14 @@ mod tests {
         }
         let mut downgraded = chosen(credentials(None), "7,5", "7");
         let keys = [("CHAP_N", "user"), ("CHAP_R", &*response())];
-        assert_eq!(downgraded.keys(&keys, &mut Vec::new()), Err(NotAuthentic));
+        assert_eq!(downgraded.keys(&keys, &mut Vec::new()), Err(NotAuthentic::WrongSecret));
     }
 
     #[test]
     fn one_secret_does_not_serve_both_directions() {
         let keys = [("CHAP_N", "user"), ("CHAP_R", &*response()), ("CHAP_I", "9"), ("CHAP_C", "0x0102")];
         let mut same = chosen(credentials(Some("secret-secret")), "5", "5");
-        assert_eq!(same.keys(&keys, &mut Vec::new()), Err(NotAuthentic));
+        assert_eq!(same.keys(&keys, &mut Vec::new()), Err(NotAuthentic::Reflected));
         assert!(!same.is_done());
     }
 

@@ -7,7 +7,7 @@
 //! - A refusal is answered with its status, and the connection ends after it. Where a target is configured but not
 //!   served now, the connection ends *without* an answer: 0x0203 or 0x0204 would tell ESXi that the device is gone.
 
-use crate::chap::{Chap, Credentials, Nonce};
+use crate::chap::{Chap, Credentials, Nonce, NotAuthentic};
 use crate::keys::{Negotiation, Parameters};
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Stage};
 use crate::text;
@@ -67,6 +67,8 @@ pub trait Gate {
     /// The login is complete: makes the session, after ending the one that it replaces (RFC 7143 §6.3.5). Answers
     /// its handle, not zero.
     fn open_session(&mut self, identity: &Identity) -> Result<u16, LoginStatus>;
+    /// An initiator that says it is `identity` has not proved it; `reason` follows its name.
+    fn not_authentic(&mut self, _identity: &Identity, _reason: &'static str) {}
 }
 
 /// What comes after an answer.
@@ -140,12 +142,20 @@ impl Default for Login {
 /// Why a request ends the login.
 enum Refusal {
     Status(LoginStatus),
+    /// By [`LoginStatus::AuthenticationFailure`].
+    NotAuthentic(&'static str),
     Silent,
 }
 
 impl From<LoginStatus> for Refusal {
     fn from(status: LoginStatus) -> Self {
         Self::Status(status)
+    }
+}
+
+impl From<NotAuthentic> for Refusal {
+    fn from(failure: NotAuthentic) -> Self {
+        Self::NotAuthentic(failure.reason())
     }
 }
 
@@ -168,11 +178,10 @@ impl Login {
         let mut text = Vec::new();
         let next = match self.step(request, segment, gate, &mut response, &mut text) {
             Ok(next) => next,
-            Err(Refusal::Status(status)) => {
-                text.clear();
-                response.transit = false;
-                response.status = status.code();
-                Next::Close
+            Err(Refusal::Status(status)) => refuse(&mut response, &mut text, status),
+            Err(Refusal::NotAuthentic(reason)) => {
+                gate.not_authentic(&self.identity, reason);
+                refuse(&mut response, &mut text, LoginStatus::AuthenticationFailure)
             }
             Err(Refusal::Silent) => Next::Drop,
         };
@@ -317,7 +326,7 @@ impl Login {
             }
         }
         if let Authentication::Chap(chap) = &mut self.authentication {
-            chap.keys(pairs, out).map_err(|_| LoginStatus::AuthenticationFailure)?;
+            chap.keys(pairs, out)?;
         }
         Ok(())
     }
@@ -341,7 +350,10 @@ impl Login {
         };
         let wanted = if candidates.is_some() { "CHAP" } else { "None" };
         if !offered(wanted) {
-            return Err(LoginStatus::AuthenticationFailure.into());
+            return Err(Refusal::NotAuthentic(match candidates {
+                Some(_) => "does not offer CHAP, which is set here",
+                None => "insists on CHAP, which is not set here",
+            }));
         }
         text::push(out, "AuthMethod", wanted);
         if let Some(candidates) = candidates {
@@ -353,7 +365,7 @@ impl Login {
     fn operational_keys(&mut self, pairs: &[(&str, &str)], out: &mut Vec<u8>) -> Result<(), Refusal> {
         // A login that skips the security stage skips the proof as well.
         if !self.is_authentic() {
-            return Err(LoginStatus::AuthenticationFailure.into());
+            return Err(Refusal::NotAuthentic("leaves out CHAP, which is set here"));
         }
         for &(key, value) in pairs {
             self.negotiation.offer(key, value, out).map_err(|_| LoginStatus::InitiatorError)?;
@@ -376,6 +388,13 @@ impl Login {
         response.tsih = self.identity.tsih;
         Ok(Next::FullFeature(core::mem::take(&mut self.negotiation).finish()))
     }
+}
+
+fn refuse(response: &mut LoginResponse, text: &mut Vec<u8>, status: LoginStatus) -> Next {
+    text.clear();
+    response.transit = false;
+    response.status = status.code();
+    Next::Close
 }
 
 #[cfg(test)]

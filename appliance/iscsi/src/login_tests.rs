@@ -7,11 +7,12 @@ use alloc::{format, vec};
 struct Door {
     access: Access,
     opened: Vec<Identity>,
+    failures: Vec<(String, &'static str)>,
 }
 
 impl Door {
     fn new(access: Access) -> Self {
-        Self { access, opened: Vec::new() }
+        Self { access, opened: Vec::new(), failures: Vec::new() }
     }
 }
 
@@ -25,6 +26,9 @@ impl Gate for Door {
     fn open_session(&mut self, identity: &Identity) -> Result<u16, LoginStatus> {
         self.opened.push(identity.clone());
         Ok(9)
+    }
+    fn not_authentic(&mut self, identity: &Identity, reason: &'static str) {
+        self.failures.push((identity.initiator.clone(), reason));
     }
 }
 
@@ -153,6 +157,40 @@ fn without_the_proof_there_is_no_session() {
     let answer = login.handle_request(&request(0b0011), b"CHAP_N=u\0CHAP_R=0x00\0", &mut door);
     assert_eq!(answer.response.status, Status::AuthenticationFailure.code());
     assert!(door.opened.is_empty());
+}
+
+#[test]
+fn who_fails_to_prove_itself_is_named_with_the_reason() {
+    let credentials = Credentials { name: "u".into(), secret: b"s".to_vec(), mutual: None };
+    let reason = |access: Access, texts: &[&str]| {
+        let (mut door, mut login) = (Door::new(access), Login::default());
+        for (at, text) in texts.iter().enumerate() {
+            let text = if at == 0 { with_names(text) } else { text.as_bytes().to_vec() };
+            login.handle_request(&request(0b0011), &text, &mut door);
+        }
+        assert!(door.opened.is_empty());
+        door.failures
+    };
+    let chap = || Access::Chap(credentials.clone());
+    let good = crate::chap::md5_response(1, b"s", &[2; 16]);
+    let wrong = crate::chap::md5_response(1, b"x", &[2; 16]);
+    let proof = |name: &str, response: &str| format!("CHAP_N={name}\0CHAP_R={response}\0");
+    let (begin, hash) = ("AuthMethod=CHAP\0", "CHAP_A=5\0");
+    for (texts, expected) in [
+        (vec!["AuthMethod=None\0"], "does not offer CHAP, which is set here"),
+        (vec![begin, "CHAP_A=6\0"], NotAuthentic::NoHash.reason()),
+        (vec![begin, hash, &proof("u", "zz")], NotAuthentic::Malformed.reason()),
+        (vec![begin, hash, &proof("v", &good)], NotAuthentic::UnknownName.reason()),
+        (vec![begin, hash, &proof("u", &wrong)], NotAuthentic::WrongSecret.reason()),
+        (
+            vec![begin, hash, &(proof("u", &good) + "CHAP_I=1\0CHAP_C=0x01\0")],
+            NotAuthentic::NoMutual.reason(),
+        ),
+    ] {
+        assert_eq!(reason(chap(), &texts), [("iqn.2026-01.x:i".into(), expected)], "{texts:?}");
+    }
+    let open = reason(Access::Open, &[begin]);
+    assert_eq!(open, [("iqn.2026-01.x:i".into(), "insists on CHAP, which is not set here")]);
 }
 
 #[test]

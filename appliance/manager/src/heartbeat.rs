@@ -10,7 +10,7 @@ use crate::hand_over;
 use crate::messages::{Request, Response};
 use crate::node::Node;
 use crate::proposals;
-use base::{InstanceId, Monotonic, NodeId, VolumeId};
+use base::{InstanceId, Monotonic, NodeId, Repeats, VolumeId};
 use cluster::Command;
 use cluster::lease::{Holder, LeaseAnswer, LeaseRequest, LogView, Voter};
 use cluster::liveness::Liveness;
@@ -38,6 +38,7 @@ struct Inner {
     placement: Placement,
     reports: BTreeMap<NodeId, Report>,
     told: Option<Lease>,
+    refusals: Repeats<NodeId>,
 }
 
 /// What the heart knows of the others, for status.
@@ -60,6 +61,7 @@ impl Heart {
             placement: Placement::new(me, timing),
             reports: BTreeMap::new(),
             told: None,
+            refusals: Repeats::default(),
         };
         Self { inner: Mutex::new(inner), wake: Notify::new() }
     }
@@ -194,7 +196,12 @@ async fn ask(node: &Node, to: NodeId, lease: LeaseRequest, report: Option<Report
             inner.tell_lease(node, now.boot);
         }
         Ok(Response::Refused(reason)) => tracing::debug!(node = %to, reason, "heartbeat refused"),
-        Ok(_) => tracing::warn!(node = %to, "heartbeat answered with something else"),
+        Ok(_) => {
+            let mut inner = node.heart.lock();
+            if let Some(unsaid) = inner.refusals.ask(&to, "", clock::now().boot) {
+                tracing::warn!(node = %to, unsaid, "heartbeat answered with something else");
+            }
+        }
         Err(error) => tracing::debug!(%error, "heartbeat"),
     }
 }

@@ -181,7 +181,10 @@ impl Manager {
         let introduction = store.introduction()?;
         let committed = store.committed()?;
         let ended = restart::note_start(&store, restart::boot_id().as_deref(), me, &applied, committed)?;
-        let log = Arc::new(LogView::new(applied, &store.entries(after..)?));
+        let entries = store.entries(after..)?;
+        let known = entries.last().map_or(0, |entry| entry.log_id.index).max(applied.index());
+        let events = Arc::new(Events::open(&dir.join(paths::EVENTS), known));
+        let log = Arc::new(LogView::new(applied, &entries));
 
         let run = dir.join(paths::RUN_DIR);
         fs::create_dir_all(&run).with_context(|| format!("directory {}", run.display()))?;
@@ -197,7 +200,6 @@ impl Manager {
         )?
         .and(Protocol::Console, tunnel::VERSIONS);
         let peers = Arc::new(Peers::new(endpoint.clone(), timing.renew / 3));
-        let events = Arc::new(Events::default());
         let raft = Raft::new(
             me.0,
             Arc::new(raft::config(&timing)?),
@@ -238,6 +240,7 @@ impl Manager {
         part(&mut tasks, "heartbeat", heartbeat::run(node.clone()));
         part(&mut tasks, "tunnel socket", tunnel::serve(node.clone(), tunnel_socket));
         part(&mut tasks, "formats", formats::follow(node.clone()));
+        part(&mut tasks, "events", node.events.clone().keep());
         Ok(Self { node, tasks })
     }
 
@@ -266,6 +269,8 @@ impl Manager {
         if let Err(error) = self.node.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not end well");
         }
+        let events = self.node.events.clone();
+        let _ended = tokio::task::spawn_blocking(move || events.sync()).await;
         for socket in [paths::LINK_SOCKET, paths::CLUSTER_SOCKET, paths::TUNNEL_SOCKET] {
             let _gone = fs::remove_file(self.node.dir.join(socket));
         }

@@ -44,14 +44,14 @@ pub(crate) async fn respond(node: &Node, stream: TcpStream) {
     match node.offer.respond(stream, &node.card()).await {
         Ok(card) => {
             let text = format!("Paired with {}; waiting to be added to its cluster.", card.name);
-            node.events.add(Severity::Info, text);
+            node.events.tell(Severity::Info, text);
             expect(node, card);
         }
         Err(error) => {
             let text = chain(&error);
             tracing::warn!(error = text, "pairing");
             if let PairingError::WrongCode { .. } = error {
-                node.events.add(Severity::Warning, format!("A pairing attempt failed: {text}."));
+                node.events.tell(Severity::Warning, format!("A pairing attempt failed: {text}."));
             }
         }
     }
@@ -202,7 +202,7 @@ pub(crate) async fn welcomed(node: &Node, from: NodeId, introduction: Introducti
     if let Err(error) = blocking(move || store.save_introduction(&saved)).await {
         return failed("unavailable", chain(&error));
     }
-    node.events.add(Severity::Info, format!("Welcomed into cluster {}.", introduction.cluster));
+    node.events.tell(Severity::Info, format!("Welcomed into cluster {}.", introduction.cluster));
     *node.introduction.lock().unwrap_or_else(PoisonError::into_inner) = Some(introduction);
     *node.visitor.lock().unwrap_or_else(PoisonError::into_inner) = None;
     node.offer.close();

@@ -5,14 +5,15 @@
 //! - Who is dialled, where, and with which certificate is set by [`Peers::update`] alone; a peer that is not in there
 //!   any more is neither dialled nor let in.
 
+use crate::clock;
 use crate::messages::{MAX_FRAME_BYTES, Request, RequestFrame, Response, ResponseFrame};
-use base::NodeId;
+use base::{NodeId, Repeats};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -22,8 +23,6 @@ use transport::{Endpoint, Pin, TlsStream};
 
 /// Requests that may wait for a connection.
 const QUEUE: usize = 64;
-/// The same failure is logged at most this often.
-const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// How a peer is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +115,7 @@ impl Peers {
             contact,
             endpoint: self.endpoint.clone(),
             back_off: self.back_off,
-            logged: None,
+            failures: Repeats::default(),
             refused: refused.clone(),
         };
         Link { contact, calls, task: tokio::spawn(dialler.run(queue)), refused }
@@ -151,7 +150,7 @@ struct Dialler {
     contact: Contact,
     endpoint: Endpoint,
     back_off: Duration,
-    logged: Option<(Instant, String)>,
+    failures: Repeats<NodeId>,
     refused: Arc<AtomicBool>,
 }
 
@@ -173,7 +172,6 @@ impl Dialler {
         while let Some(call) = queue.recv().await {
             match self.endpoint.connect(self.contact.address, self.contact.pin).await {
                 Ok(stream) => {
-                    self.logged = None;
                     if let Err(ended) = self.session(stream, call, &mut queue).await {
                         if ended.refused {
                             self.refused.store(true, Ordering::Relaxed);
@@ -202,7 +200,7 @@ impl Dialler {
 
     /// Sends requests and hands out answers until the connection breaks or nobody can ask any more.
     async fn session(
-        &self,
+        &mut self,
         stream: TlsStream,
         first: Call,
         queue: &mut mpsc::Receiver<Call>,
@@ -236,6 +234,7 @@ impl Dialler {
                     Some(Ok(frame)) => {
                         let frame: ResponseFrame = frame;
                         self.refused.store(false, Ordering::Relaxed);
+                        self.failures.ended(&node, clock::now().boot);
                         if let Some(reply) = pending.remove(&frame.number) {
                             let _gone = reply.send(Ok(frame.response));
                         }
@@ -251,11 +250,9 @@ impl Dialler {
     }
 
     fn log(&mut self, error: &str) {
-        let now = Instant::now();
-        let fresh = |(at, text): &(Instant, String)| text == error && now.duration_since(*at) < LOG_EVERY;
-        if !self.logged.as_ref().is_some_and(fresh) {
-            tracing::warn!(node = %self.node, address = %self.contact.address, error, "peer not reached");
-            self.logged = Some((now, error.into()));
+        if let Some(unsaid) = self.failures.ask(&self.node, error, clock::now().boot) {
+            let address = self.contact.address;
+            tracing::warn!(node = %self.node, %address, error, unsaid, "peer not reached");
         }
     }
 }

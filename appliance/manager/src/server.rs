@@ -6,17 +6,17 @@
 //!   ([`transport::door`]), and the endpoint's time-out.
 //! - A request is taken from a peer only while that is a peer.
 
+use crate::clock;
 use crate::heartbeat;
 use crate::messages::{MAX_FRAME_BYTES, Proposed, Request, RequestFrame, Response, ResponseFrame};
 use crate::node::Node;
 use crate::pairing;
 use crate::peers::chain;
 use crate::{hand_over, proposals, tunnel};
-use base::NodeId;
-use std::collections::BTreeMap;
+use base::{NodeId, Repeats};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::WriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -31,24 +31,18 @@ const HANDSHAKES: usize = 64;
 const UNDER_WAY: usize = 64;
 /// How long a connection may stay silent before it says what it is.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
-/// A refused stranger is logged this often.
-const LOG_EVERY: Duration = Duration::from_secs(60);
-/// Strangers remembered for that.
-const STRANGERS: usize = 256;
 /// First byte of a TLS record that holds a ClientHello, RFC 8446 §5.1.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// When each stranger was logged last.
+/// Strangers that were refused.
 #[derive(Default)]
-struct Strangers(Mutex<BTreeMap<IpAddr, Instant>>);
+struct Strangers(Mutex<Repeats<IpAddr>>);
 
 impl Strangers {
     fn log(&self, address: IpAddr, error: &str) {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        logged.retain(|_, at| at.elapsed() < LOG_EVERY);
-        if logged.len() < STRANGERS && !logged.contains_key(&address) {
-            logged.insert(address, Instant::now());
-            tracing::warn!(%address, error, "connection refused");
+        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unsaid) = refused.ask(&address, error, clock::now().boot) {
+            tracing::warn!(%address, error, unsaid, "connection refused");
         }
     }
 }
@@ -156,7 +150,11 @@ async fn write(mut writer: WriteHalf<TlsStream>, mut queue: mpsc::Receiver<Respo
 
 async fn handle(node: &Arc<Node>, peer: NodeId, request: Request) -> Response {
     match request {
-        Request::AppendEntries(rpc) => Response::AppendEntries(node.raft.append_entries(rpc).await),
+        Request::AppendEntries(rpc) => {
+            let committed = rpc.leader_commit.map_or(0, |committed| committed.index);
+            node.events.heard(committed, clock::now().boot, node.timing.raft_election_max);
+            Response::AppendEntries(node.raft.append_entries(rpc).await)
+        }
         Request::Vote(rpc) => Response::Vote(node.raft.vote(rpc).await),
         Request::InstallSnapshot(rpc) => Response::InstallSnapshot(node.raft.install_snapshot(rpc).await),
         Request::Propose(command) => {

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -245,6 +246,62 @@ fn a_secret_is_asked_for() {
         let (response, _) = wrong.log_in(1, 0b0011, "CHAP_N=user\0CHAP_R=0x00\0").await.unwrap();
         assert_eq!(response.status, LoginStatus::AuthenticationFailure.code());
     });
+}
+
+/// What is logged at WARN, a line each.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+struct Fields(String);
+
+impl tracing::field::Visit for Fields {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0 += &format!("{}={value:?} ", field.name());
+    }
+}
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut fields = Fields(String::new());
+        event.record(&mut fields);
+        self.0.lock().unwrap().push(fields.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn refused_logins_are_told_with_name_address_and_reason_but_not_each() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let told = warnings.0.clone();
+    test(|world| async move {
+        let chap = Chap { user: "user".into(), secret: Secret::new("secret".into()), mutual: None };
+        world.service.set_targets(&[config(Some(chap), MIB << 11)]);
+        for number in 0..20 {
+            let names = format!("InitiatorName=iqn.2026-11.x:I{}\0TargetName={TARGET}\0", number / 10);
+            let mut wrong = Initiator::connect(world.address).await;
+            let begin = format!("{names}AuthMethod=CHAP\0");
+            wrong.log_in(1, 0b0011, &begin).await.unwrap();
+            wrong.log_in(1, 0b0011, "CHAP_A=5\0").await.unwrap();
+            let (response, _) = wrong.log_in(1, 0b0011, "CHAP_N=user\0CHAP_R=0x00\0").await.unwrap();
+            assert_eq!(response.status, LoginStatus::AuthenticationFailure.code());
+        }
+    });
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    for part in ["login refused", "\"iqn.2026-11.x:i0\"", TARGET, "address=127.0.0.1:", "another CHAP secret"]
+    {
+        assert!(told[0].contains(part), "{part}: {told:?}");
+    }
 }
 
 /// Only those whom a pattern covers may log in.

@@ -364,6 +364,7 @@ fn overview(browser: &Browser, fake: &Fake, url: &str) {
         w.events.push(control::api::Event {
             number,
             at: fake::now(),
+            late: false,
             severity: "error".into(),
             text: "Node b fell silent; volume demo goes on with the copy on a.".into(),
         });

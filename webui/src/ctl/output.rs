@@ -244,7 +244,7 @@ fn services(services: &[ServiceStatus]) -> String {
 pub(super) fn events(events: &[Event]) -> String {
     let rows: Vec<Vec<String>> = events
         .iter()
-        .map(|e| vec![e.number.to_string(), text::stamp(e.at), e.severity.clone(), e.text.clone()])
+        .map(|e| vec![e.number.to_string(), text::event_time(e), e.severity.clone(), e.text.clone()])
         .collect();
     table(&["NUMBER", "TIME", "SEVERITY", "EVENT"], &rows)
 }

@@ -189,7 +189,7 @@ impl EventRow {
             _ => "quiet",
         };
         Self {
-            at: text::stamp(event.at),
+            at: text::event_time(event),
             iso: text::iso(event.at),
             tone,
             severity: event.severity.clone(),

@@ -142,6 +142,7 @@ pub fn healthy() -> World {
     let event = |number, ago, severity: &str, text: &str| Event {
         number,
         at: now().saturating_sub(ago),
+        late: false,
         severity: severity.into(),
         text: text.into(),
     };
@@ -430,6 +431,6 @@ fn obey(world: &mut World, command: Command) -> Result<Answer, (&'static str, St
         }
     };
     let number = world.events.last().map_or(1, |e| e.number + 1);
-    world.events.push(Event { number, at: now(), severity: "info".into(), text });
+    world.events.push(Event { number, at: now(), late: false, severity: "info".into(), text });
     Ok(Answer::Done)
 }

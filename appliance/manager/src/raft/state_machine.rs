@@ -23,7 +23,7 @@ pub(crate) struct StateMachine {
     store: Arc<Store>,
     view: Arc<LogView>,
     events: Arc<Events>,
-    /// Entries up to this one were applied before this start: their events are old.
+    /// Entries up to this one were applied before this start: the list may have their events.
     replayed: Option<LogId>,
 }
 
@@ -38,13 +38,11 @@ impl StateMachine {
     }
 
     fn tell(&self, entry: LogId, outcome: &Outcome) {
-        if Some(entry) <= self.replayed {
+        if Some(entry) <= self.replayed && self.events.has(entry.index) {
             return;
         }
         if let Outcome::Applied { notes } = outcome {
-            for note in notes {
-                self.events.add(note.severity, note.text.clone());
-            }
+            self.events.add(entry.index, notes);
         }
     }
 }
@@ -132,7 +130,8 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { store: self.store.clone(), applied: self.view.applied() }
+        let (store, events) = (self.store.clone(), self.events.clone());
+        SnapshotBuilder { store, applied: self.view.applied(), events }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
@@ -150,9 +149,13 @@ impl RaftStateMachine<Types> for StateMachine {
             StorageError::from(StorageIOError::read_snapshot(Some(meta.signature()), error))
         })?;
         let (store, saved, version) = (self.store.clone(), meta.clone(), state.version);
-        blocking(move || store.save_snapshot(&saved, &data, version))
-            .await
-            .map_err(|error| fault(ErrorVerb::Write, &error))?;
+        let events = self.events.clone();
+        blocking(move || {
+            events.sync();
+            store.save_snapshot(&saved, &data, version)
+        })
+        .await
+        .map_err(|error| fault(ErrorVerb::Write, &error))?;
         self.view.apply(Applied {
             state: Arc::new(state),
             last: meta.last_log_id,
@@ -171,6 +174,7 @@ impl RaftStateMachine<Types> for StateMachine {
 pub(crate) struct SnapshotBuilder {
     store: Arc<Store>,
     applied: Applied,
+    events: Arc<Events>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
@@ -185,9 +189,14 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
         };
         let (store, saved, bytes) = (self.store.clone(), meta.clone(), data.clone());
         let version = self.applied.state.version;
-        blocking(move || store.save_snapshot(&saved, &bytes, version))
-            .await
-            .map_err(|error| fault(ErrorVerb::Write, &error))?;
+        let events = self.events.clone();
+        // In this order: the entries of what is not on the disk are applied again at the next start.
+        blocking(move || {
+            events.sync();
+            store.save_snapshot(&saved, &bytes, version)
+        })
+        .await
+        .map_err(|error| fault(ErrorVerb::Write, &error))?;
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(data)) })
     }
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use base::{ByteCount, ClusterId, Levels, Monotonic, NodeId, VolumeId};
+use base::{ByteCount, ClusterId, Levels, Monotonic, NodeId, Repeats, VolumeId};
 use control::link::{Unopened, Volume as LinkVolume};
 use control::settings::Settings;
 use disk::Space;
@@ -89,6 +89,8 @@ struct Shown {
     pool: RefCell<Option<String>>,
     /// Name, and why it can't be opened.
     volumes: RefCell<BTreeMap<VolumeId, (String, Unopened)>>,
+    /// Of the log lines about them.
+    failures: RefCell<Repeats<VolumeId>>,
 }
 
 /// Starts the disk thread for the disks in `settings`; relative paths are below `dir`.
@@ -121,7 +123,11 @@ impl Shown {
                 match &opened.result {
                     Ok(_) => drop(self.volumes.borrow_mut().remove(&id)),
                     Err(Refusal { reason, lacks_room }) => {
-                        tracing::error!(volume = opened.volume.name, reason, "volume can't be opened");
+                        let unsaid = self.failures.borrow_mut().ask(&id, reason, clock::now());
+                        if let Some(unsaid) = unsaid {
+                            let volume = &opened.volume.name;
+                            tracing::error!(volume, reason, unsaid, "volume can't be opened");
+                        }
                         let (reason, lacks_room) = (reason.clone(), *lacks_room);
                         let shown = (opened.volume.name.clone(), Unopened { volume: id, reason, lacks_room });
                         self.volumes.borrow_mut().insert(id, shown);

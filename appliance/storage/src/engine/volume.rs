@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use base::{ByteCount, Monotonic, SessionId, VolumeConfig, VolumeId};
+use base::{ByteCount, Monotonic, Repeats, SessionId, VolumeConfig, VolumeId};
 use control::link::NoRoom;
 use disk::Space;
 use replication::{Problem, Replica};
@@ -35,6 +35,8 @@ pub(crate) struct Volume {
     pub(super) tried_at: Option<Monotonic>,
     /// It could not.
     pub(super) no_room: Option<NoRoom>,
+    /// Of the log lines about that.
+    pub(super) failures: Repeats<ByteCount>,
     /// The size that initiators were shown last.
     pub(super) shown_size: ByteCount,
     /// Nothing is in flight any more (after a stop).
@@ -64,6 +66,7 @@ impl Volume {
             making_room: None,
             tried_at: None,
             no_room: None,
+            failures: Repeats::default(),
             shown_size: ByteCount(0),
             stopped: false,
             problems: VecDeque::new(),

@@ -4,6 +4,7 @@ use super::backend::{Reply, RequestId};
 use super::link::Link;
 use super::running::{Ended, Running, Slab, Start};
 use super::{Inner, Lun, Settle, TargetConfig};
+use crate::clock;
 use base::{Reservations, VolumeId};
 use control::targets::{Admission, Chap, is_shown_to};
 use disk::{Buffer, BufferMut};
@@ -130,6 +131,8 @@ pub(super) struct Driver {
     link_id: u64,
     link: Weak<Link>,
     session: Option<Session>,
+    /// The log tells, rarely, why its login was refused.
+    pub(super) refused: bool,
     /// Sessions that lost tasks to the CLEAR TASK SET in progress.
     losers: Vec<NexusId>,
 }
@@ -144,7 +147,7 @@ pub(super) struct Finished {
 
 impl Driver {
     pub(super) fn new(inner: Rc<Inner>, link_id: u64, link: Weak<Link>) -> Self {
-        Self { inner, link_id, link, session: None, losers: Vec::new() }
+        Self { inner, link_id, link, session: None, refused: false, losers: Vec::new() }
     }
 
     pub(super) fn nexus(&self) -> Option<NexusId> {
@@ -295,7 +298,24 @@ fn with_command<T>(command: &Running, use_it: impl FnOnce(&scsi::Command<'_>) ->
     })
 }
 
+impl Driver {
+    /// Rarely, whatever names a stranger makes up: by its address.
+    fn tell_refusal(&mut self, initiator: &str, target: &str, reason: &'static str) {
+        let Some(address) = self.link.upgrade().map(|link| link.address()) else { return };
+        self.refused = true;
+        let what = format!("{initiator} {reason}");
+        let asked = self.inner.refused.borrow_mut().ask(&address.ip(), &what, clock::now());
+        if let Some(unsaid) = asked {
+            tracing::warn!(initiator, target, %address, reason, unsaid, "login refused");
+        }
+    }
+}
+
 impl Gate for Driver {
+    fn not_authentic(&mut self, identity: &Identity, reason: &'static str) {
+        self.tell_refusal(&identity.initiator, &identity.target, reason);
+    }
+
     fn access(&mut self, initiator: &str, target: Option<&str>) -> Access {
         let targets = self.inner.targets.borrow();
         // Discovery tells each initiator only what it may use.
@@ -303,12 +323,14 @@ impl Gate for Driver {
             let known = targets.values().filter_map(|entry| entry.may_log_in(initiator).ok().flatten());
             return Access::OpenOrChap(known.collect());
         };
-        match targets.get(name).map(|entry| entry.may_log_in(initiator)) {
+        let may = targets.get(name).map(|entry| entry.may_log_in(initiator));
+        drop(targets);
+        match may {
             None => Access::Unknown,
             Some(Ok(None)) => Access::Open,
             Some(Ok(Some(credentials))) => Access::Chap(credentials),
             Some(Err(())) => {
-                tracing::warn!(initiator, target = name, "no rule lets it log in");
+                self.tell_refusal(initiator, name, "is let in by no rule");
                 Access::Forbidden
             }
         }

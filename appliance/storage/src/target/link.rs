@@ -207,7 +207,9 @@ impl Link {
         let core = &mut *self.core.borrow_mut();
         let reason = core.machine.close_reason();
         let initiator = core.machine.identity().initiator.as_str();
-        tracing::info!(address = %self.address, initiator, ?reason, "connection ended");
+        if !core.driver.refused {
+            tracing::info!(address = %self.address, initiator, ?reason, "connection ended");
+        }
     }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<()> {

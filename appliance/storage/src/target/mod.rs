@@ -22,7 +22,7 @@ pub use backend::{
 };
 
 use crate::clock;
-use base::{Reservations, VolumeId};
+use base::{Repeats, Reservations, VolumeId};
 use control::names::Pattern;
 use control::targets::Access;
 use disk::BufferPool;
@@ -137,6 +137,8 @@ struct Inner {
     scratch: RefCell<Vec<u8>>,
     /// The connection that was answered last.
     answered: RefCell<Weak<Link>>,
+    /// Logins that were refused, for the log.
+    refused: RefCell<Repeats<IpAddr>>,
     counter: Cell<u64>,
     tsih: Cell<u16>,
 }
@@ -164,6 +166,7 @@ impl Service {
             accept_waker: RefCell::new(None),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
             answered: RefCell::default(),
+            refused: RefCell::default(),
             counter: Cell::new(0),
             tsih: Cell::new(0),
         });

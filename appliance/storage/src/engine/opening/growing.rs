@@ -29,7 +29,9 @@ impl Engine {
             }
             volume.making_room = Some(size);
             volume.tried_at = Some(clock::now());
-            tracing::info!(volume = volume.name, from = room.size.0, to = size.0, "making room");
+            if volume.no_room.is_none() {
+                tracing::info!(volume = volume.name, from = room.size.0, to = size.0, "making room");
+            }
             self.opener.grow(Growth { identity: volume.replica.identity(), room, size });
         }
     }
@@ -48,7 +50,9 @@ impl Engine {
                 volume.replica.handle_config(now, &volume.config);
             }
             Err(reason) => {
-                tracing::error!(volume = volume.name, size = grown.size.0, reason, "no room");
+                if let Some(unsaid) = volume.failures.ask(&grown.size, &reason, clock::now()) {
+                    tracing::error!(volume = volume.name, size = grown.size.0, reason, unsaid, "no room");
+                }
                 volume.no_room = Some(NoRoom { size: grown.size, reason });
             }
         }
