@@ -95,6 +95,7 @@ fn an_administrator_at_the_console() {
     pairing(&browser, &fake, &url);
     update_all(&browser, dir.path(), &url);
     removal(&browser, &fake, &url);
+    without_a_majority(&browser, &fake, &url);
     update(&browser, &fake, dir.path(), &url);
     change_password(&browser, &url);
     silence(&browser, &fake, &url);
@@ -455,6 +456,24 @@ fn pairing(browser: &Browser, fake: &Fake, url: &str) {
     browser.wait_text(".code", "4821-9037");
     picture(browser, "offer");
     fake.edit(|w| w.status.cluster = cluster);
+}
+
+/// What needs a majority is not offered without one.
+fn without_a_majority(browser: &Browser, fake: &Fake, url: &str) {
+    let quorum = |there| fake.edit(|w| w.status.cluster.as_mut().unwrap().quorum = there);
+    let see = |headline: &str| {
+        browser.open(url);
+        browser.wait_text("#panel-headline", headline);
+        browser.open(&format!("{url}/nodes"));
+    };
+    quorum(false);
+    see("No majority");
+    browser.wait_text("main", "it comes back only as a new one");
+    assert!(!browser.text("main").contains("Pairing code"));
+    picture(browser, "alone");
+    quorum(true);
+    see("Everything is mirrored");
+    browser.wait_text("main", "Pairing code");
 }
 
 /// A member is removed only by whoever types its name, and is told what the others can't do without it.

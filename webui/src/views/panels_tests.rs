@@ -88,6 +88,8 @@ fn the_worst_thing_is_said_first() {
         s.cluster.as_mut().unwrap().members[1].online = false;
     });
     assert_eq!(title(&bad), "Volume w is suspended");
+    let offline = with(|s| s.volumes.push(volume("v", VolumeState::Offline)));
+    assert_eq!((title(&offline).as_str(), headline(&offline).state.tone), ("Volume v is offline", "bad"));
     let away = with(|s| s.cluster.as_mut().unwrap().members[1].online = false);
     assert_eq!(title(&away), "b is offline");
     assert_eq!(title(&with(|s| s.problems.push("Disk x.".into()))), "Something needs your attention");
