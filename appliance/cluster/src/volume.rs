@@ -44,10 +44,12 @@ impl ClusterState {
                 Outcome::Refused(refusal)
             }
             Ok(Some(config)) => {
-                let told = describe(&entry.name, &config, &names);
+                // S2: it raises the epoch, and is no news to anybody.
+                let again = config.reason == EpochReason::Shrunk && config.in_sync == entry.config.in_sync;
+                let told = (!again).then(|| describe(&entry.name, &config, &names));
                 entry.config = config;
                 entry.wanted_size = entry.wanted_size.filter(|size| *size > entry.config.size);
-                Outcome::told(told.0, told.1)
+                told.map_or_else(Outcome::done, |(severity, text)| Outcome::told(severity, text))
             }
         }
     }

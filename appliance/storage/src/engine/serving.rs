@@ -8,15 +8,16 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
-use base::{ByteCount, VolumeId};
+use base::{ByteCount, Monotonic, VolumeId};
 use control::link::{CommittedState, SessionReport};
 use control::settings::Settings;
 use control::targets::{BlockFormat, Mapping, Target};
 use netconf::FloatingAddress;
 use scsi::UnitConfig;
 
-use super::{Engine, InitiatorEvent, Input};
+use super::{Engine, InitiatorEvent, Input, clock};
 use crate::inbox::Inbox;
 use crate::target::{
     BackendRequest, BlockBackend, Limits, Lun, Reply, RequestId, Service, SessionInfo, TargetConfig,
@@ -43,7 +44,28 @@ pub(crate) struct Portal {
     targets: Vec<TargetConfig>,
     served: BTreeSet<VolumeId>,
     floating: Option<FloatingAddress>,
-    problem: Option<String>,
+    problem: Option<Problem>,
+}
+
+/// Why the portal is not open where it should be.
+struct Problem {
+    text: String,
+    since: Monotonic,
+    /// It has lasted longer than [`MOMENT`].
+    lasts: bool,
+}
+
+/// Who served before may hold the address so long, where both are on one machine.
+const MOMENT: Duration = Duration::from_secs(1);
+
+impl Problem {
+    /// `text` is so at `now`; `before` is what was so until then. The second value: now it is to be told.
+    fn next(before: Option<Self>, text: String, now: Monotonic) -> (Self, bool) {
+        let before = before.filter(|before| before.text == text);
+        let (since, told) = before.map_or((now, false), |before| (before.since, before.lasts));
+        let lasts = now.since(since) >= MOMENT;
+        (Self { text, since, lasts }, lasts && !told)
+    }
 }
 
 /// The portal as `settings` describe it, closed. A floating address that a former life left behind is removed.
@@ -120,9 +142,10 @@ impl Portal {
         match self.open(address) {
             Ok(()) => self.problem = None,
             Err(reason) => {
-                let problem = format!("the portal {address} can't be opened: {reason}");
-                if self.problem.as_ref() != Some(&problem) {
-                    tracing::error!("{problem}");
+                let text = format!("the portal {address} can't be opened: {reason}");
+                let (problem, tell) = Problem::next(self.problem.take(), text, clock::now());
+                if tell {
+                    tracing::error!("{}", problem.text);
                 }
                 self.problem = Some(problem);
             }
@@ -170,7 +193,7 @@ impl Portal {
 
     /// Why initiators can't come in although something is served.
     pub(super) fn problem(&self) -> Option<String> {
-        self.problem.clone()
+        self.problem.as_ref().filter(|problem| problem.lasts).map(|problem| problem.text.clone())
     }
 
     /// Who is logged in.
@@ -232,5 +255,28 @@ impl Engine {
         {
             self.portal.update();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_portal_problem_is_told_once_when_it_lasts() {
+        let at = |ms| Monotonic(0) + Duration::from_millis(ms);
+        let mut problem = None;
+        let mut next = |text: &str, ms| {
+            let (next, tell) = Problem::next(problem.take(), text.into(), at(ms));
+            let lasts = next.lasts;
+            problem = Some(next);
+            (lasts, tell)
+        };
+        assert_eq!([next("in use", 0), next("in use", 900)], [(false, false); 2]);
+        assert_eq!([next("in use", 1000), next("in use", 1050)], [(true, true), (true, false)]);
+        assert_eq!(
+            [next("no such address", 1100), next("no such address", 2100)],
+            [(false, false), (true, true)]
+        );
     }
 }
