@@ -110,11 +110,7 @@ impl World {
         // Who leads has its promotion in its log before anyone else.
         if self.hits_successors(70) {
             let secondary = 1 - self.config().primary.map_or(0, index);
-            let up = self.nodes[secondary].manager.is_some();
-            if up && self.raft.elect(secondary, |_, _| true) {
-                trace!(self, "{} leads", NAMES[secondary]);
-                self.lead_or_stand(secondary);
-            }
+            self.make_leader(secondary);
         }
         self.blocked.cluster[0][1] = until;
         self.blocked.cluster[1][0] = until;

@@ -127,7 +127,7 @@ impl World {
     }
 
     /// Raft's periodic work.
-    pub(crate) fn lead_or_stand(&mut self, node: usize) {
+    fn lead_or_stand(&mut self, node: usize) {
         let now = self.now;
         if self.raft.voters[node].leads {
             for to in (0..VOTERS).filter(|to| *to != node) {
@@ -149,9 +149,21 @@ impl World {
         let Some(manager) = &mut self.nodes[node].manager else { return };
         manager.election_at = now + wait;
         if elected {
-            manager.leader = Some(node);
-            trace!(self, "{} leads term {}", NAMES[node], self.raft.voters[node].term);
-            self.lead_or_stand(node);
+            self.was_elected(node);
+        }
+    }
+
+    fn was_elected(&mut self, node: usize) {
+        let Some(manager) = &mut self.nodes[node].manager else { return };
+        manager.leader = Some(node);
+        trace!(self, "{} leads term {}", NAMES[node], self.raft.voters[node].term);
+        self.lead_or_stand(node);
+    }
+
+    /// Everyone votes for `node`, if it may lead.
+    pub(crate) fn make_leader(&mut self, node: usize) {
+        if self.nodes[node].manager.is_some() && self.raft.elect(node, |_, _| true) {
+            self.was_elected(node);
         }
     }
 
