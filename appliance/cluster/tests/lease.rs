@@ -122,6 +122,13 @@ fn a_complete_lease_outlives_a_change_of_voters_and_no_more() {
     let mut restarted = holder.clone();
     restarted.poll_requests(clocks(1300), [A], &voters, Some(InstanceId(12)), &[V]);
     assert!(restarted.lease(at(1300)).unwrap().volumes.is_empty(), "of another process");
+    // A voter that has the change first refuses: what it granted before still counts, and nothing newer.
+    let mut early = Holder::new(A, InstanceId(100), timing());
+    round(&mut early, 1000, 10, &all);
+    round(&mut early, 1300, 10, &[(A, &state, &voters), (B, &state, &joint), (W, &state, &joint)]);
+    let lease = early.lease(at(1310)).unwrap();
+    assert_eq!((lease.sent_at, lease.volumes.as_slice()), (at(1000), [V].as_slice()));
+    assert!(early.lease(at(2501)).unwrap().volumes.is_empty());
     // One grant of three under the old voters was no lease, and does not become one.
     let mut holder = Holder::new(A, InstanceId(100), timing());
     round(&mut holder, 1000, 10, &[(A, &state, &voters)]);

@@ -71,8 +71,11 @@ impl Holder {
             self.void();
             self.kept = complete;
         }
+        // What is not asked for any more would make the others' lease as old as its own.
+        for answers in self.peers.values_mut() {
+            answers.granted.retain(|volume, _| volumes.contains(volume));
+        }
         if let Some(kept) = &mut self.kept {
-            // What is not asked for any more would make the others' lease as old as its own.
             kept.volumes.retain(|volume| volumes.contains(volume));
         }
         let oldest = now.boot - self.timing.lease;
@@ -106,8 +109,9 @@ impl Holder {
         let Some((_, sent_at)) = self.sent.iter().find(|(sequence, _)| *sequence == answer.sequence) else {
             return;
         };
-        let granted = answer.granted.iter().map(|volume| (*volume, *sent_at));
-        peer.granted = granted.collect();
+        // What is refused now was granted before: that runs to its end. A voter that has a change of voters in its log already
+        // refuses until this node has it, too.
+        peer.granted.extend(answer.granted.iter().map(|volume| (*volume, *sent_at)));
     }
 
     /// The lease to tell the storage process of: the volumes that a majority grants at `now`, by the oldest send time
