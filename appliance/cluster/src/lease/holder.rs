@@ -21,9 +21,10 @@ pub struct Holder {
     sequence: u64,
     /// Requests that may still be answered in time, oldest first.
     sent: VecDeque<(u64, Monotonic)>,
-    /// The lease when the voters last changed: it was complete, and runs to its end.
-    kept: Option<Lease>,
     peers: BTreeMap<NodeId, Answers>,
+    /// Per volume asked for, when the oldest request of the latest majority that granted it was sent. That runs to its end,
+    /// whoever refuses or votes meanwhile.
+    complete: BTreeMap<VolumeId, Monotonic>,
 }
 
 /// What one voter answered.
@@ -48,8 +49,8 @@ impl Holder {
             voters: Voters::default(),
             sequence: 0,
             sent: VecDeque::new(),
-            kept: None,
             peers: BTreeMap::new(),
+            complete: BTreeMap::new(),
         }
     }
 
@@ -64,20 +65,16 @@ impl Holder {
         volumes: &[VolumeId],
     ) -> Vec<(NodeId, LeaseRequest)> {
         self.check_clocks(now);
-        if self.instance != instance || self.voters != *voters {
-            let complete = self.lease(now.boot).filter(|lease| Some(lease.instance) == instance);
+        if self.instance != instance {
             self.instance = instance;
-            self.voters.clone_from(voters);
             self.void();
-            self.kept = complete;
+        }
+        if self.voters != *voters {
+            self.voters.clone_from(voters);
+            self.forget_grants();
         }
         // What is not asked for any more would make the others' lease as old as its own.
-        for answers in self.peers.values_mut() {
-            answers.granted.retain(|volume, _| volumes.contains(volume));
-        }
-        if let Some(kept) = &mut self.kept {
-            kept.volumes.retain(|volume| volumes.contains(volume));
-        }
+        self.complete.retain(|volume, _| volumes.contains(volume));
         let oldest = now.boot - self.timing.lease;
         self.sent.retain(|(_, at)| *at >= oldest);
         self.sequence = self.sequence.saturating_add(1);
@@ -109,9 +106,13 @@ impl Holder {
         let Some((_, sent_at)) = self.sent.iter().find(|(sequence, _)| *sequence == answer.sequence) else {
             return;
         };
-        // What is refused now was granted before: that runs to its end. A voter that has a change of voters in its log already
-        // refuses until this node has it, too.
-        peer.granted.extend(answer.granted.iter().map(|volume| (*volume, *sent_at)));
+        peer.granted = answer.granted.iter().map(|volume| (*volume, *sent_at)).collect();
+        for volume in &answer.granted {
+            let before = self.complete.get(volume).copied();
+            if let Some(sent_at) = self.sent_at(*volume).max(before) {
+                self.complete.insert(*volume, sent_at);
+            }
+        }
     }
 
     /// The lease to tell the storage process of: the volumes that a majority grants at `now`, by the oldest send time
@@ -120,26 +121,9 @@ impl Holder {
     pub fn lease(&self, now: Monotonic) -> Option<Lease> {
         let instance = self.instance?;
         let oldest = now - self.timing.lease;
-        let mut volumes: Vec<(VolumeId, Monotonic)> = Vec::new();
-        let asked: alloc::collections::BTreeSet<VolumeId> =
-            self.peers.values().flat_map(|answers| answers.granted.keys().copied()).collect();
-        for volume in asked {
-            if let Some(sent_at) = self.sent_at(volume).filter(|at| *at >= oldest) {
-                volumes.push((volume, sent_at));
-            }
-        }
-        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.sent_at >= oldest) {
-            let lacking: Vec<VolumeId> = kept
-                .volumes
-                .iter()
-                .copied()
-                .filter(|kept| volumes.iter().all(|(volume, _)| volume != kept))
-                .collect();
-            volumes.extend(lacking.into_iter().map(|volume| (volume, kept.sent_at)));
-            volumes.sort_unstable();
-        }
-        let sent_at = volumes.iter().map(|(_, at)| *at).min().unwrap_or(oldest);
-        Some(Lease { sent_at, instance, volumes: volumes.into_iter().map(|(volume, _)| volume).collect() })
+        let valid = || self.complete.iter().filter(|(_, sent_at)| **sent_at >= oldest);
+        let sent_at = valid().map(|(_, sent_at)| *sent_at).min().unwrap_or(oldest);
+        Some(Lease { sent_at, instance, volumes: valid().map(|(volume, _)| *volume).collect() })
     }
 
     /// Whether a majority of the voters answered a request of the last `dead` time: it hears this node, and this node
@@ -152,10 +136,15 @@ impl Holder {
         self.voters.majority(|node| self.peers.get(&node).is_some_and(|answers| answers.heard >= since))
     }
 
-    /// Forgets every grant and every request under way.
+    /// Forgets the lease, every grant and every request under way.
     fn void(&mut self) {
+        self.complete.clear();
+        self.forget_grants();
+    }
+
+    /// Forgets every grant, none of which counts with another's any more, and every request under way.
+    fn forget_grants(&mut self) {
         self.sent.clear();
-        self.kept = None;
         for answers in self.peers.values_mut() {
             answers.granted.clear();
         }
