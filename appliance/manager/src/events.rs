@@ -75,7 +75,7 @@ struct EventFile {
 impl Events {
     /// The events of the file at `path`, as far as it can be read. `known` is the index of the log's last entry.
     pub(crate) fn open(path: &Path, known: u64) -> Self {
-        let found = read(path).unwrap_or_else(|error| {
+        let mut found = read(path).unwrap_or_else(|error| {
             tracing::warn!(path = %path.display(), %error, "earlier events can't be read");
             Found { damaged: true, ..Found::default() }
         });
@@ -84,9 +84,9 @@ impl Events {
         let mut file =
             EventFile { path: path.into(), out: None, length: found.length, written: newest, failed: false };
         if found.damaged || found.length > LONG {
-            file.replace(&found.list.lines);
+            file.replace(found.list.lines.make_contiguous());
         } else {
-            file.append(&VecDeque::new());
+            file.append(&[]);
         }
         let last = if lost { newest.max(known) } else { newest };
         let List { lines, told, .. } = found.list;
@@ -159,12 +159,15 @@ impl Events {
         }
     }
 
+    fn lines_after(&self, number: u64) -> Vec<Line> {
+        self.lock().lines.iter().filter(|line| line.event.number > number).cloned().collect()
+    }
+
     /// Writes down what was added. It may wait for the disk.
     fn write(&self) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = &mut *file {
-            let lines = self.lock().lines.clone();
-            file.append(&lines);
+            file.append(&self.lines_after(file.written));
         }
     }
 
@@ -172,11 +175,10 @@ impl Events {
     pub(crate) fn sync(&self) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &mut *file else { return };
-        let lines = self.lock().lines.clone();
         if file.length > LONG {
-            return file.replace(&lines);
+            return file.replace(&self.lines_after(0));
         }
-        file.append(&lines);
+        file.append(&self.lines_after(file.written));
         if let Some(Err(error)) = file.out.as_ref().map(File::sync_data) {
             tracing::warn!(path = %file.path.display(), %error, "events are not on the disk");
         }
@@ -184,13 +186,12 @@ impl Events {
 }
 
 impl EventFile {
-    /// Appends those of `lines` that are not in it yet.
-    fn append(&mut self, lines: &VecDeque<Line>) {
-        let new = lines.iter().filter(|line| line.event.number > self.written).count();
+    /// Appends `lines`, none of which is in it yet.
+    fn append(&mut self, lines: &[Line]) {
         match self.try_append(lines) {
             Ok(()) => {
-                self.length = self.length.saturating_add(new);
-                self.written = lines.back().map_or(self.written, |line| line.event.number);
+                self.length = self.length.saturating_add(lines.len());
+                self.written = lines.last().map_or(self.written, |line| line.event.number);
                 self.failed = false;
             }
             Err(error) => {
@@ -202,10 +203,10 @@ impl EventFile {
         }
     }
 
-    fn try_append(&mut self, lines: &VecDeque<Line>) -> io::Result<()> {
+    fn try_append(&mut self, lines: &[Line]) -> io::Result<()> {
         // What a failed write left is a line of its own, and skipped.
         let mut bytes = if self.failed { vec![b'\n'] } else { Vec::new() };
-        bytes.extend(text(lines, self.written)?);
+        bytes.extend(text(lines)?);
         let out = match &mut self.out {
             Some(out) => out,
             closed => closed.insert(options().append(true).open(&self.path)?),
@@ -214,7 +215,7 @@ impl EventFile {
     }
 
     /// Begins anew with `lines`.
-    fn replace(&mut self, lines: &VecDeque<Line>) {
+    fn replace(&mut self, lines: &[Line]) {
         let replaced = write_beside(&self.path, lines).and_then(|out| {
             fs::rename(beside(&self.path), &self.path)?;
             sync_directory(&self.path)?;
@@ -222,7 +223,7 @@ impl EventFile {
         });
         match replaced {
             Ok(out) => {
-                let written = lines.back().map_or(self.written, |line| line.event.number);
+                let written = lines.last().map_or(self.written, |line| line.event.number);
                 (self.out, self.length, self.written, self.failed) = (Some(out), lines.len(), written, false);
             }
             Err(error) => {
@@ -244,7 +245,7 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 /// A file beside that at `path`, on the disk; what is written to it goes to its end.
-fn write_beside(path: &Path, lines: &VecDeque<Line>) -> io::Result<File> {
+fn write_beside(path: &Path, lines: &[Line]) -> io::Result<File> {
     let new = beside(path);
     if let Err(error) = fs::remove_file(&new)
         && error.kind() != io::ErrorKind::NotFound
@@ -252,7 +253,7 @@ fn write_beside(path: &Path, lines: &VecDeque<Line>) -> io::Result<File> {
         return Err(error);
     }
     let mut out = options().append(true).open(&new)?;
-    out.write_all(&text(lines, 0)?)?;
+    out.write_all(&text(lines)?)?;
     out.sync_all()?;
     Ok(out)
 }
@@ -261,10 +262,9 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
-/// The lines after number `after`.
-fn text(lines: &VecDeque<Line>, after: u64) -> io::Result<Vec<u8>> {
+fn text(lines: &[Line]) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    for line in lines.iter().filter(|line| line.event.number > after) {
+    for line in lines {
         serde_json::to_writer(&mut bytes, line)?;
         bytes.push(b'\n');
     }

@@ -180,8 +180,9 @@ impl Manager {
         let after = applied.last.map_or(0, |last| last.index.saturating_add(1));
         let introduction = store.introduction()?;
         let committed = store.committed()?;
-        let ended = restart::note_start(&store, restart::boot_id().as_deref(), me, &applied, committed)?;
         let entries = store.entries(after..)?;
+        let boot = restart::boot_id();
+        let ended = restart::note_start(&store, boot.as_deref(), me, &applied, &entries, committed)?;
         let known = entries.last().map_or(0, |entry| entry.log_id.index).max(applied.index());
         let events = Arc::new(Events::open(&dir.join(paths::EVENTS), known));
         let log = Arc::new(LogView::new(applied, &entries));

@@ -53,15 +53,15 @@ fn obstacle(
         return Some(("in_use", format!("{name} serves a volume: hand it over first")));
     }
     let present: BTreeSet<u64> = voters.all().into_iter().map(|voter| voter.0).collect();
-    let is_moving =
-        voters.all().into_iter().eq([leaving]) && !membership::wanted_voters(state, &present).is_empty();
+    let votes_alone = present.iter().eq([&leaving.0]);
+    let is_moving = votes_alone && !membership::wanted_voters(state, &present).is_empty();
     if reports.is_reached(leaving) && (voters.is_joint() || is_moving) {
         return Some((
             "unavailable",
             format!("who votes is just changing: try to remove {name} again in a moment"),
         ));
     }
-    if voters.all().into_iter().eq([leaving]) {
+    if votes_alone {
         if !reports.is_reached(leaving) {
             let text =
                 format!("{name} alone votes, and is not reached: nothing can be decided until it returns");

@@ -10,9 +10,9 @@
 //! - In doubt (no id of this start, or of the last) nothing is told, and the whole lease is waited for.
 //! - A machine has its own kernel and its disks for itself: that a copy of it runs elsewhere is not seen here (S20).
 
-use crate::raft::LogId;
 use crate::raft::log_view::Applied;
 use crate::raft::store::{Store, StoreError};
+use crate::raft::{Entry, LogId};
 use base::{Epoch, NodeId, VolumeId};
 use cluster::ClusterState;
 use control::paths;
@@ -43,12 +43,13 @@ fn began_after(stat: &str) -> Option<Duration> {
 }
 
 /// Notes the machine's start `boot`, and tells the epochs of `me` as primary that ended with it. To be called once, before
-/// anything is added to the log. `snapshot` and `committed`: as they were found.
+/// anything is added to the log. `snapshot`, the `entries` after it and `committed`: as they were found.
 pub(crate) fn note_start(
     store: &Store,
     boot: Option<&str>,
     me: NodeId,
     snapshot: &Applied,
+    entries: &[Entry],
     committed: Option<LogId>,
 ) -> Result<BTreeMap<VolumeId, Epoch>, StoreError> {
     let before = store.boot()?;
@@ -60,7 +61,7 @@ pub(crate) fn note_start(
     if before.is_none() || boot.is_none() {
         return Ok(BTreeMap::new());
     }
-    let state = committed_state(store, snapshot, committed)?;
+    let state = committed_state(snapshot, entries, committed);
     let mine = state.volumes.values().map(|entry| &entry.config).filter(|config| config.primary == Some(me));
     let ended = mine.map(|config| (config.volume, config.epoch)).collect();
     tracing::info!(?ended, "the machine has started: its epochs as primary ended");
@@ -68,26 +69,20 @@ pub(crate) fn note_start(
 }
 
 /// The snapshot and what was known to be committed after it.
-fn committed_state(
-    store: &Store,
-    snapshot: &Applied,
-    committed: Option<LogId>,
-) -> Result<ClusterState, StoreError> {
+fn committed_state(snapshot: &Applied, entries: &[Entry], committed: Option<LogId>) -> ClusterState {
     let mut state = ClusterState::clone(&snapshot.state);
-    let after = |last: LogId| last.index.saturating_add(1);
-    let (from, end) = (snapshot.last.map_or(0, after), committed.map_or(0, after));
-    for entry in store.entries(from..end.max(from))? {
-        if let EntryPayload::Normal(command) = entry.payload {
-            state.apply(&command);
+    let end = committed.map_or(0, |last| last.index.saturating_add(1));
+    for entry in entries.iter().take_while(|entry| entry.log_id.index < end) {
+        if let EntryPayload::Normal(command) = &entry.payload {
+            state.apply(command);
         }
     }
-    Ok(state)
+    state
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::Entry;
     use base::{ByteCount, Change, ClusterId, Formats, InstanceId, Proposal, ProposalId};
     use cluster::Command;
     use control::link::Member;
@@ -145,7 +140,8 @@ mod tests {
     fn only_the_first_start_after_the_machine_s_tells_what_ended() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
-        let told = |boot| note_start(&store, boot, ME, &Applied::default(), Some(id(3))).unwrap();
+        let entries = store.entries(..).unwrap();
+        let told = |boot| note_start(&store, boot, ME, &Applied::default(), &entries, Some(id(3))).unwrap();
         assert!(told(Some("one")).is_empty(), "whether the log is older than the start is not known");
         assert!(told(Some("one")).is_empty());
         assert_eq!(told(Some("two")), BTreeMap::from([(VOLUME, Epoch(2))]));
@@ -169,8 +165,10 @@ mod tests {
     fn what_was_not_known_to_be_committed_did_not_end() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
-        let told =
-            |boot, me, committed| note_start(&store, Some(boot), me, &Applied::default(), committed).unwrap();
+        let entries = store.entries(..).unwrap();
+        let told = |boot, me, committed| {
+            note_start(&store, Some(boot), me, &Applied::default(), &entries, committed).unwrap()
+        };
         assert!(told("one", ME, Some(id(3))).is_empty());
         assert!(told("two", ME, Some(id(2))).is_empty());
         assert!(told("three", ME, None).is_empty());

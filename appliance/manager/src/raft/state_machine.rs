@@ -148,14 +148,7 @@ impl RaftStateMachine<Types> for StateMachine {
             let error = AnyError::error(error);
             StorageError::from(StorageIOError::read_snapshot(Some(meta.signature()), error))
         })?;
-        let (store, saved, version) = (self.store.clone(), meta.clone(), state.version);
-        let events = self.events.clone();
-        blocking(move || {
-            events.sync();
-            store.save_snapshot(&saved, &data, version)
-        })
-        .await
-        .map_err(|error| fault(ErrorVerb::Write, &error))?;
+        save(&self.store, &self.events, meta, data, state.version).await?;
         self.view.apply(Applied {
             state: Arc::new(state),
             last: meta.last_log_id,
@@ -168,6 +161,23 @@ impl RaftStateMachine<Types> for StateMachine {
         let snapshot = self.store.snapshot().map_err(|error| fault(ErrorVerb::Read, &error))?;
         Ok(snapshot.map(|(meta, data)| Snapshot { meta, snapshot: Box::new(Cursor::new(data)) }))
     }
+}
+
+/// Makes a snapshot of a state of `version` durable, and the events before it.
+async fn save(
+    store: &Arc<Store>,
+    events: &Arc<Events>,
+    meta: &Meta,
+    data: Vec<u8>,
+    version: u16,
+) -> Result<(), StorageError> {
+    let (store, events, meta) = (store.clone(), events.clone(), meta.clone());
+    // In this order: the entries of what is not on the disk are applied again at the next start.
+    let saved = blocking(move || {
+        events.sync();
+        store.save_snapshot(&meta, &data, version)
+    });
+    saved.await.map_err(|error| fault(ErrorVerb::Write, &error))
 }
 
 /// Builds a snapshot of the state at the time of its making.
@@ -187,16 +197,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             last_membership: self.applied.membership.clone(),
             snapshot_id: id,
         };
-        let (store, saved, bytes) = (self.store.clone(), meta.clone(), data.clone());
-        let version = self.applied.state.version;
-        let events = self.events.clone();
-        // In this order: the entries of what is not on the disk are applied again at the next start.
-        blocking(move || {
-            events.sync();
-            store.save_snapshot(&saved, &bytes, version)
-        })
-        .await
-        .map_err(|error| fault(ErrorVerb::Write, &error))?;
+        save(&self.store, &self.events, &meta, data.clone(), self.applied.state.version).await?;
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(data)) })
     }
 }
